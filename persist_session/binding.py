@@ -1,0 +1,108 @@
+"""Which session id a tab is bound to for one name, and how the browser comes to know it."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from persist_session import host
+from persist_session.cookie_policy import CookiePolicy, newest, policy, values_in_answer, values_in_headers
+from persist_session.cookies import Question, send
+from persist_session.settings import Settings
+from persist_session.signing import new_session_id, sign
+
+
+@dataclass(slots=True)
+class Binding:
+    """One name's session id in one tab. Bound once: a handshake that later changes or empties is no reason to rebind.
+
+    Attributes:
+        session_id: The visitor's secret index, None until the browser is known.
+        retired: An id that this one replaces; a handshake that still shows it does not show ours.
+    """
+
+    name: str
+    session_id: str | None = field(default=None, repr=False)
+    retired: str | None = field(default=None, repr=False)
+    _cookie: str | None = field(default=None, repr=False)
+    _expires: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _sent_in: weakref.ref[Any] | None = None
+    _seen_headers: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a cookie was issued that no handshake has shown yet."""
+        return self._cookie is not None
+
+    def bind(self, question: Question, settings: Settings, max_age: float) -> None:
+        """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one."""
+        if self.session_id is not None and not self.is_pending:
+            return
+        shaken = host.handshake()
+        if shaken is None:
+            return
+        cookie = policy(self.name, shaken.url, host.base_path(), settings)
+        self._look_at_handshake(shaken.cookie_headers, cookie, settings, max_age)
+        if self.session_id is None:
+            self._look_at_answer(question.answer(self.name), cookie, settings, max_age)
+
+    def _look_at_handshake(
+        self, headers: tuple[str, ...], cookie: CookiePolicy, settings: Settings, max_age: float
+    ) -> None:
+        if headers == self._seen_headers:
+            return
+        self._seen_headers = headers
+        signed = newest(self.name, values_in_headers(cookie.cookie_name, headers), settings.keys, max_age)
+        if signed is None or signed.session_id == self.retired:
+            return
+        # Another valid id than ours is that of a tab opened in the same moment: the browser keeps it, and so do we.
+        self._cookie = None
+        self.session_id = self.session_id or signed.session_id
+
+    def _look_at_answer(
+        self, answer: dict[str, str] | None, cookie: CookiePolicy, settings: Settings, max_age: float
+    ) -> None:
+        if answer is None and settings.ask_browser:
+            return
+        signed = newest(self.name, values_in_answer(cookie.cookie_name, answer or {}), settings.keys, max_age)
+        if signed is not None and signed.session_id != self.retired:
+            self.session_id = signed.session_id
+        else:
+            self.issue(settings, max_age)
+
+    def issue(self, settings: Settings, max_age: float) -> None:
+        """Binds the tab to a new id, whose cookie is to be sent."""
+        self.session_id = new_session_id()
+        self._cookie = sign(self.name, self.session_id, settings.keys)
+        self._expires = time.time() + max_age
+
+    def successor(self) -> Binding:
+        """An unbound binding in this one's place; not heard in a run that has sent this one's cookie already.
+
+        Two elements that set one cookie in one run race.
+        """
+        return Binding(self.name, retired=self.session_id, _sent_in=self._sent_in)
+
+    def talk(self, question: Question, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
+        """Asks the browser, or sends it the cookie, where that is still to be done in this run.
+
+        Raises:
+            BaseException: Streamlit's own, where the run is to stop or to start again.
+        """
+        if self.session_id is None and settings.ask_browser and host.handshake() is not None:
+            question.ask(self.name, run)
+            self.bind(question, settings, max_age)
+        if self._cookie is not None and self._is_first_in(run):
+            shaken = host.handshake()
+            if shaken is not None:
+                send(policy(self.name, shaken.url, host.base_path(), settings), self._cookie, self._expires)
+
+    def _is_first_in(self, run: weakref.ref[Any]) -> bool:
+        # Parallel fragments are threads of one run.
+        with self._lock:
+            first, self._sent_in = self._sent_in != run, run
+            return first

@@ -1,0 +1,178 @@
+"""`persist`: sugar over `persistent_state`, and the only place that touches classes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from persist_session import host
+from persist_session.errors import ConfigurationError, PersistSessionError
+from persist_session.state import (
+    MaxAge,
+    OnError,
+    OnUnloadable,
+    check_name,
+    clear_cookie_state,
+    end_of_run,
+    persistent_state,
+)
+
+_log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+R = TypeVar("R")
+P = ParamSpec("P")
+C = TypeVar("C", bound=type)
+
+
+@overload
+def persist(
+    name: str, *, max_age: MaxAge = None, on_error: OnError = "discard", on_unloadable: OnUnloadable = "raise"
+) -> Callable[[C], C]: ...
+@overload
+def persist(
+    name: str,
+    factory: Callable[[], S],
+    *,
+    max_age: MaxAge = None,
+    on_error: OnError = "discard",
+    on_unloadable: OnUnloadable = "raise",
+) -> Callable[[Callable[Concatenate[S, P], R]], Callable[P, R]]: ...
+def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any) -> Callable[[Any], Any]:
+    """A decorator that keeps the state named `name`, for a class or for a function.
+
+    On a class: the first `AppState()` of a run loads the visitor's state, further ones return the same object, and the
+    end of the run saves it once, or, if the run showed an exception, throws its changes away. `__init__` runs for a
+    fresh state only. `state.clear_cookie_state()` clears it. In a fragment call `AppState()` inside of it. Subclasses,
+    and calls outside of a Streamlit run, make ordinary instances.
+
+    On a function, with a factory: every call is a block, and the state is the function's first argument.
+
+    Args:
+        name: See `persistent_state`.
+        factory: Makes a fresh state; for functions only, a class is its own factory.
+        **options: `max_age`, `on_error`, `on_unloadable`: see `persistent_state`.
+
+    Raises:
+        ConfigurationError: An argument makes no sense, or the class is made inside a function. A call raises it where
+            the class was called with other arguments before in the same run.
+        PersistSessionError: A call of the class raises what the end of the tab's last run met when it saved.
+    """
+    check_name(name)
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, type):
+            if factory is not None:
+                raise ConfigurationError(f"@persist({name!r}, ...) on a class takes no factory: the class is its own.")
+            return _persistent_class(target, name, options)
+        if factory is None:
+            raise ConfigurationError(f"@persist({name!r}) on a function needs a factory: @persist({name!r}, AppState).")
+        return _in_block(target, name, factory, options)
+
+    return decorate
+
+
+def _in_block(function: Callable[..., R], name: str, factory: Callable[[], Any], options: Any) -> Callable[..., R]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> R:
+        with persistent_state(name, factory, **options) as state:
+            return function(state, *args, **kwargs)
+
+    return call
+
+
+def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
+    """A subclass in the class's place, whose calls return the visitor's state.
+
+    Only a metaclass sees a call of the class and nothing else: copying and pickling make instances by `__new__`, and
+    `isinstance` goes by inheritance.
+    """
+    if "<locals>" in kind.__qualname__:
+        raise ConfigurationError(
+            f"@persist({name!r}): {kind.__qualname__.replace('<locals>.', '')} is made inside a function, so no later "
+            "run can find it; define it at the top level of a script or module."
+        )
+
+    def call(cls: type, *args: Any, **kwargs: Any) -> Any:
+        make = functools.partial(type(kind).__call__, cls, *args, **kwargs)
+        run = host.current_run()
+        if cls is not persistent or run is None:
+            return make()
+        return _instance(run, name, _Factory(cls, make, (args, kwargs)), options)
+
+    def clear(_self: Any) -> None:
+        """Clears the visitor's state: the next call of the class starts fresh."""
+        clear_cookie_state(name)
+
+    meta = type(f"Persistent{type(kind).__name__}", (type(kind),), {"__call__": call})
+    namespace: dict[str, Any] = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "__slots__": (),
+    }
+    if not hasattr(kind, "clear_cookie_state"):
+        namespace["clear_cookie_state"] = clear
+    persistent: type = meta(kind.__name__, (kind,), namespace)
+    return persistent
+
+
+@dataclass(slots=True)
+class _Called:
+    """That the class was called in a run, and with what."""
+
+    run: weakref.ref[Any]
+    arguments: Any
+
+
+class _Factory:
+    """Makes an ordinary instance, and goes by the name of its class."""
+
+    def __init__(self, kind: type, make: Callable[[], Any], arguments: Any) -> None:
+        self.__module__ = kind.__module__
+        self.__qualname__ = kind.__qualname__
+        self.arguments = arguments
+        self._make = make
+
+    def __call__(self) -> Any:
+        return self._make()
+
+
+def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, Any]) -> Any:
+    failures: dict[str, PersistSessionError] = run.memory.setdefault("failures", {})
+    if name in failures:
+        raise failures.pop(name)
+    called: dict[str, _Called] = run.memory.setdefault("called", {})
+    before = called.get(name)
+    if before is not None and before.run == run.mark:
+        if before.arguments != factory.arguments:
+            raise ConfigurationError(
+                f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
+                f"{name!r}; call it with the same arguments, or set attributes."
+            )
+        return persistent_state(name, factory, **options).load()
+    state = persistent_state(name, factory, **options).load()
+    _save_at_end(run, name, failures)
+    called[name] = _Called(run.mark, factory.arguments)
+    return state
+
+
+def _save_at_end(run: host.Run, name: str, failures: dict[str, PersistSessionError]) -> None:
+    mark = run.mark
+
+    def end(*, failed: bool) -> None:
+        try:
+            end_of_run(run, mark, name, failed=failed)
+        except PersistSessionError as error:
+            _log.error("The state %r could not be saved at the end of the run: %s", name, error)
+            failures[name] = error
+        except Exception as error:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
+            _log.exception("The state %r could not be saved at the end of the run.", name)
+            failures[name] = PersistSessionError(f"The state {name!r} could not be saved; see the log.")
+            failures[name].__cause__ = error
+
+    host.at_end_of_run(run, end)

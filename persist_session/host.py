@@ -1,0 +1,227 @@
+"""Every seam to Streamlit. The only module that imports it, so that a new release is met in one place."""
+
+# ruff: noqa: SLF001  (what Streamlit keeps to itself is touched here, and nowhere else)
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+from streamlit.delta_generator_singletons import context_dg_stack, get_dg_singleton_instance
+from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
+from streamlit.runtime.state import SCRIPT_RUN_WITHOUT_ERRORS_KEY
+
+from persist_session.errors import PersistSessionError
+
+_log = logging.getLogger(__name__)
+
+_MEMORY = "_persist_session_memory"
+_HIDDEN = "persist-session"
+_STYLE = f"""<style>
+[data-testid="stLayoutWrapper"]:has(> [class*="st-key-{_HIDDEN}"]), [class*="st-key-{_HIDDEN}"] {{ display: none; }}
+</style>"""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One script run, or one fragment rerun, of one tab."""
+
+    _context: Any
+
+    @property
+    def mark(self) -> weakref.ref[Any]:
+        """Equal for all calls of one run, another for the next; dead once the run is over.
+
+        Each leg of a rerun gets a coordinator of its own (ScriptRunContext.reset), the context itself is used again.
+        """
+        return weakref.ref(self._context.parallel_coordinator)
+
+    @property
+    def script(self) -> str:
+        """Path of the app's main script."""
+        return str(self._context.main_script_path)
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """A dict that lives as long as the tab, and that `st.session_state.clear()` does not reach.
+
+        It hangs on a part of the object behind `st.session_state` that lives as long as that object, but is not among
+        its values: it is neither shown nor pickled with them.
+
+        Raises:
+            PersistSessionError: This release of Streamlit has no such part.
+        """
+        try:
+            attributes = vars(self._context.session_state._state.query_params)
+        except (AttributeError, TypeError) as error:
+            raise PersistSessionError(
+                "This release of Streamlit is built differently: no memory of the tab was found. "
+                "Update streamlit-persist-session, or install an older Streamlit."
+            ) from error
+        memory: dict[str, Any] = attributes.setdefault(_MEMORY, {})
+        return memory
+
+
+def current_run() -> Run | None:
+    """The run that the caller is part of, or None outside of Streamlit."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return None if context is None else Run(context)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What the browser sent when it opened the tab's websocket."""
+
+    cookie_headers: tuple[str, ...]
+    url: str
+
+
+def handshake() -> Handshake | None:
+    """The handshake of the current tab, or None where there is no browser.
+
+    There is none for script health checks, in AppTest, and while the websocket is closed.
+    """
+    headers = st.context.headers
+    host = headers.get("Host")
+    if not isinstance(host, str):  # AppTest answers with mocks
+        return None
+    url = st.context.url
+    return Handshake(
+        cookie_headers=tuple(headers.get_all("Cookie")),
+        url=url if isinstance(url, str) and url else f"http://{host}/",
+    )
+
+
+def base_path() -> str:
+    """The server's base URL path, `/` if it has none."""
+    configured = str(st.get_option("server.baseUrlPath") or "").strip("/")
+    return f"/{configured}" if configured else "/"
+
+
+def secrets() -> Mapping[str, Any]:
+    """The `[persist_session]` section of `st.secrets`, empty if there is none."""
+    if not st.secrets.load_if_toml_exists():
+        return {}
+    section = st.secrets.get("persist_session", {})
+    return dict(section)
+
+
+def caller_namespaces() -> tuple[dict[str, Any], ...]:
+    """The globals of whoever called this library, and of the nearest script around that.
+
+    In a callback or a fragment that is the `__main__` of an earlier run, which is in `sys.modules` no longer.
+    """
+    found: list[dict[str, Any]] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        namespace = frame.f_globals
+        module = namespace.get("__name__") or ""
+        if module.partition(".")[0] not in (__package__, "contextlib"):
+            if not found or module == "__main__":
+                found.append(namespace)
+            if module == "__main__":
+                break
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(found)
+
+
+def mount(key: str, element: Callable[[], Any]) -> Any:
+    """What the element returns, mounted where it takes no room and surely runs, wherever the block stands.
+
+    Inside a form it could not answer before the form is submitted; in a closed popover it would wait to be opened.
+    So it goes to Streamlit's container for events (`stEvent` in the frontend's AppView.tsx): that is never displayed,
+    and what lies in it runs all the same. A style that hides the element comes too late: for the 0.1 s until a page
+    that has shown no HTML before can apply one, the element's placeholder moves what is below it by 104 px.
+    """
+    stack = context_dg_stack.get()
+    if ThreadState.get().is_parallel_worker:
+        return _mount_hidden(key, element, _fragment_containers(stack))
+    token = context_dg_stack.set((*stack[:1], get_dg_singleton_instance().event_dg))
+    try:
+        return element()
+    finally:
+        context_dg_stack.reset(token)
+
+
+def _mount_hidden(key: str, element: Callable[[], Any], containers: tuple[Any, ...]) -> Any:
+    token = context_dg_stack.set(containers)
+    try:
+        with st.container(key=f"{_HIDDEN}-{key}"):
+            st.markdown(_STYLE, unsafe_allow_html=True)
+            return element()
+    finally:
+        context_dg_stack.reset(token)
+
+
+def _fragment_containers(stack: tuple[Any, ...]) -> tuple[Any, ...]:
+    # A parallel fragment may only fill its own container: the one whose path it noted when it opened it.
+    path = ThreadState.get().delta_path
+    for index, container in enumerate(stack):
+        cursor = container._cursor
+        if cursor is not None and path == tuple(cursor.delta_path[:-1]):
+            return stack[: index + 1]
+    return stack
+
+
+def forget_widget(key: str) -> None:
+    """Takes a widget's value out of `st.session_state`."""
+    with contextlib.suppress(KeyError):
+        del st.session_state[key]
+
+
+def widget_value(key: str) -> Any:
+    """A widget's value in `st.session_state`, or None."""
+    return st.session_state.get(key)
+
+
+def at_end_of_run(run: Run, end: Callable[..., None]) -> None:
+    """Calls `end(failed=...)` once when the run is over, with whether an exception was shown in it.
+
+    Args:
+        run: The current run.
+        end: Must not raise: an exception there would kill the script's thread unseen.
+
+    Raises:
+        PersistSessionError: This release of Streamlit does not tell when a run ends.
+    """
+    context = run._context
+    try:
+        signal = context._enqueue.__self__.on_event
+    except AttributeError as error:
+        raise PersistSessionError(
+            "This release of Streamlit does not tell when a script run ends, which @persist on a class needs; "
+            "use `with persistent_state(...)` instead."
+        ) from error
+    before, failed = context.on_script_error, []
+
+    def note(error: Exception) -> bool | None:
+        # The event at the end of a fragment's rerun does not tell that the fragment raised.
+        failed.append(True)
+        return before(error) if before is not None else None
+
+    def receive(_sender: Any, event: Any, **_: Any) -> None:
+        if "STOPPED" in event.name or event.name == "SHUTDOWN":
+            signal.disconnect(receive)
+            context.on_script_error = before
+            end(failed=bool(failed) or not _ended_well(context))
+
+    context.on_script_error = note
+    signal.connect(receive, weak=False)
+
+
+def _ended_well(context: Any) -> bool:
+    try:
+        return bool(context.session_state[SCRIPT_RUN_WITHOUT_ERRORS_KEY])
+    except KeyError:
+        return True
+
+
+def is_control_flow(error: BaseException | None) -> bool:
+    """Whether a block is left by st.rerun, st.stop, st.switch_page or a newer click, and not by an error."""
+    return error is not None and not isinstance(error, Exception)

@@ -1,0 +1,174 @@
+"""The live object: the state as a tab holds it between runs."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from persist_session.merge import merge
+from persist_session.pickling import Pickled, UnpicklableError, View, dumps, loads
+from persist_session.shape import changed, fill, shapes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Earlier:
+    """An object that was the live one, which a run or a callback may still hold and change."""
+
+    obj: Any
+    data: bytes
+    run: weakref.ref[Any]
+
+
+class Live:
+    """The state as a tab holds it between runs.
+
+    Attributes:
+        obj: The object that the app gets.
+        base: The pickle of what was last loaded or saved.
+        saved: Whether a record holds everything but changes to `obj` itself.
+    """
+
+    def __init__(self, obj: Any, view: View, factory: Callable[[], Any], run: weakref.ref[Any], *, saved: bool) -> None:
+        self.obj = obj
+        self.saved = saved
+        self.view = view
+        self.factory = factory
+        # An object's own pickle right after it was loaded: pickles of equal objects differ from load to load.
+        baseline = dumps(obj)
+        self._baseline = self.base = baseline.data
+        self._references = baseline.references
+        self._shapes = shapes(baseline.references, factory)
+        self._run = run
+        self._earlier: list[Earlier] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of the pickle that was last loaded or saved."""
+        return len(self.base)
+
+    def holds(self, obj: Any) -> bool:
+        """Whether this object is the live one, or was."""
+        return obj is self.obj or any(obj is earlier.obj for earlier in self._earlier)
+
+    def change(self) -> Pickled | None:
+        """The object's pickle if a save is due, else None.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+        """
+        self.absorb()
+        now = self._dump()
+        return None if self.saved and now.data == self._baseline else now
+
+    def is_untouched(self) -> bool:
+        """Whether the object is as it was when it was loaded or made."""
+        return self._dump().data == self._baseline and not self._earlier
+
+    def commit(self, pickled: Pickled) -> None:
+        """Takes note that this pickle was saved."""
+        self._baseline = self.base = pickled.data
+        self.saved = True
+
+    def rebase(self, theirs: Any) -> list[str]:
+        """Brings in what the record holds by now, and returns the fields where the own change won.
+
+        Args:
+            theirs: The record's object, made of the classes of the view.
+        """
+        data = dumps(theirs).data
+        self.obj, lost = merge(loads(self.base, self.view), self.obj, theirs)
+        self.base, self.saved = data, False
+        return lost
+
+    def bring_over(self, view: View, factory: Callable[[], Any], run: weakref.ref[Any]) -> None:
+        """Makes the object one of the classes that this run sees.
+
+        Classes of the main script are others in every run. Where only the object's own class is such a one, the object
+        stays the same; else a round trip makes a new one, with all that was changed until now.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+            LookupError: A class is gone.
+        """
+        if not view.is_like(self.view):
+            self.absorb()
+            self._adapt(view, factory)
+        self.view, self.factory, self._run = view, factory, run
+
+    def _adapt(self, view: View, factory: Callable[[], Any]) -> None:
+        own = type(self.obj)
+        name = (own.__module__, own.__qualname__)
+        if not (self._references.keys() <= {name} and view.has_no_class_but(name)):
+            # What a callback put into the object since its last pickle may be of any class of the script.
+            self._dump()
+        if view.sees(self._references):
+            return
+        others = {other: target for other, target in self._references.items() if other != name}
+        if not (view.sees(others) and _set_class(self.obj, view.find(*name))):
+            self._round_trip(view)
+        self._grow(view, factory)
+
+    def _round_trip(self, view: View) -> None:
+        before = self._dump().data
+        if before != self._baseline:
+            self.saved = False
+        # The last one stays even if its run is over: its widgets are on the page until the next run draws them anew.
+        self._earlier = [
+            earlier for earlier in self._earlier if earlier.run() is not None or earlier is self._earlier[-1]
+        ]
+        self._earlier = [*self._earlier[-7:], Earlier(self.obj, before, self._run)]
+        self.obj = loads(before, view)
+        self._baseline = self._dump().data
+
+    def _grow(self, view: View, factory: Callable[[], Any]) -> None:
+        grown = changed(self._shapes, view, factory)
+        if grown:
+            fill(self.obj, grown, factory)
+        self._shapes = shapes({name: view.find(*name) for name in self._references}, factory)
+
+    def _dump(self) -> Pickled:
+        pickled = dumps(self.obj)
+        self._references = pickled.references
+        return pickled
+
+    def absorb(self) -> None:
+        """Brings in what was changed meanwhile on objects that were the live one.
+
+        A run that has not noticed yet that it is over still works on its own object, and so does the callback of a
+        widget that an interrupted run did not draw again. Where both changed one value, the newer object wins.
+        """
+        for earlier in list(self._earlier):
+            try:
+                now = dumps(earlier.obj).data
+                if now != earlier.data:
+                    theirs, base = loads(now, self.view), loads(earlier.data, self.view)
+                    self.obj, lost = merge(base, self.obj, theirs)
+                    self.saved, earlier.data = False, now
+                    _warn_of_lost(lost)
+            except (UnpicklableError, LookupError) as error:
+                self._earlier.remove(earlier)
+                _log.error("What an older run of this tab changed is lost: %s", error)
+
+    def forget(self, obj: Any) -> None:
+        """Drops what an older run changed on its object since it was the live one."""
+        self._earlier = [earlier for earlier in self._earlier if earlier.obj is not obj]
+
+
+def _warn_of_lost(fields: list[str]) -> None:
+    for field in fields:
+        _log.warning("%s was changed by two runs of one tab at once: the newer run's change was kept.", field)
+
+
+def _set_class(obj: Any, kind: type) -> bool:
+    if type(obj) is kind:
+        return True
+    try:
+        object.__setattr__(obj, "__class__", kind)
+    except TypeError:  # another layout: it takes a round trip
+        return False
+    return True

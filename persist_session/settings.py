@@ -1,0 +1,257 @@
+"""What was set where: `configure`, the environment, `st.secrets`, defaults, in this order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from persist_session import keys
+from persist_session.errors import ConfigurationError
+from persist_session.keys import Keys
+from persist_session.stores import FileStore, Store, open_store
+
+SameSite = Literal["lax", "strict", "none"]
+
+DEFAULT_MAX_AGE = 30 * 24 * 3600.0
+DEFAULT_MAX_BYTES = 16 * 1024 * 1024
+# Browsers cap a cookie's age at 400 days (RFC 6265bis, section 5.5): a longer promise would not be kept.
+LONGEST_MAX_AGE = 400 * 24 * 3600.0
+
+_APP = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_lock = threading.Lock()
+_configured: dict[str, Any] = {}
+_resolved: dict[str, Settings] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings in force for one app."""
+
+    keys: Keys
+    store: Store
+    max_age: float
+    same_site: SameSite
+    secure: bool | None
+    path: str | None
+    ask_browser: bool
+    max_bytes: int
+
+
+def configure(  # noqa: PLR0913 (one per setting, all optional)
+    *,
+    secret_keys: Sequence[str] | None = None,
+    store: Store | str | None = None,
+    app: str | None = None,
+    max_age: float | timedelta | None = None,
+    same_site: SameSite | None = None,
+    secure: bool | None = None,
+    path: str | None = None,
+    ask_browser: bool | None = None,
+    max_bytes: int | None = None,
+) -> None:
+    """Settings for the whole process, above environment and secrets; to repeat the same values does nothing.
+
+    Call it at the top of the main script, before the first state is loaded. What is left out keeps its value.
+
+    Args:
+        secret_keys: Oldest to newest; the last one signs and seals, all verify. At least 32 characters each.
+        store: Where records lie: a `Store` or a URL such as `file:///srv/state`.
+        app: Names the folder of the default store; apps with one name share their records.
+        max_age: Seconds or a timedelta after which a state that was not visited expires; at most 400 days.
+        same_site: The cookie's SameSite attribute.
+        secure: The cookie's Secure attribute; by default set where the page is https.
+        path: The cookie's path; by default the server's base URL path.
+        ask_browser: Whether a tab whose handshake brought no valid cookie asks the browser for one.
+        max_bytes: The largest pickle of one state.
+
+    Raises:
+        ConfigurationError: A value makes no sense.
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    checked = {name: _checked(name, value) for name, value in given.items()}
+    with _lock:
+        if any(name not in _configured or _configured[name] != value for name, value in checked.items()):
+            _configured.update(checked)
+            _resolved.clear()
+
+
+def resolve(script: str, secrets: Callable[[], Mapping[str, Any]]) -> Settings:
+    """The settings in force for the app of this main script.
+
+    Args:
+        script: Path of the app's main script.
+        secrets: The `[persist_session]` section of `st.secrets`; called once per app.
+
+    Raises:
+        ConfigurationError: A value makes no sense, or a folder or key can't be used.
+    """
+    settings = _resolved.get(script)
+    if settings is None:
+        with _lock:
+            settings = _resolved.get(script) or _resolve(script, secrets())
+            _resolved[script] = settings
+    return settings
+
+
+def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
+    unknown = set(section) - set(_CHECKS)
+    if unknown:
+        raise ConfigurationError(
+            f"[persist_session] in secrets.toml has no setting {min(unknown)!r}; "
+            f"known are {', '.join(sorted(_CHECKS))}."
+        )
+    values = {name: _checked(name, value) for name, value in section.items()}
+    values |= {name: _checked(name, text) for name in _CHECKS if (text := os.environ.get(_variable(name)))}
+    values |= _configured
+    return Settings(
+        keys=keys.derive(values.get("secret_keys") or (keys.load_or_make(_home()),)),
+        store=values.get("store") or _default_store(values.get("app") or _app_name(script)),
+        max_age=values.get("max_age", DEFAULT_MAX_AGE),
+        same_site=values.get("same_site", "lax"),
+        secure=values.get("secure"),
+        path=values.get("path"),
+        ask_browser=values.get("ask_browser", True),
+        max_bytes=values.get("max_bytes", DEFAULT_MAX_BYTES),
+    )
+
+
+def _variable(name: str) -> str:
+    return f"PERSIST_SESSION_{name.upper()}"
+
+
+def _home() -> Path:
+    try:
+        return Path.home() / ".streamlit" / "persist_session"
+    except RuntimeError as error:
+        raise ConfigurationError(
+            "There is no home folder to keep the key and the records in; set HOME, or both PERSIST_SESSION_SECRET_KEYS "
+            "and PERSIST_SESSION_STORE."
+        ) from error
+
+
+def _default_store(app: str) -> Store:
+    return FileStore(_home() / app, strict=True)
+
+
+def _app_name(script: str) -> str:
+    path = Path(script).resolve()
+    stem = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in path.stem)
+    return f"{stem[:40]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+
+def _checked(name: str, value: Any) -> Any:
+    return _CHECKS[name](value)
+
+
+def seconds(name: str, value: Any) -> float:
+    """A max_age in seconds, from seconds, a timedelta or the environment's text.
+
+    Raises:
+        ConfigurationError: It is no number above 0 and at most 400 days.
+    """
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    number = _number(name, value)
+    if not 0 < number <= LONGEST_MAX_AGE:
+        raise ConfigurationError(
+            f"{name} must be above 0 and at most {LONGEST_MAX_AGE:.0f} seconds (400 days), not {value!r}."
+        )
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass  # said below, for every kind of wrong value at once
+    raise ConfigurationError(f"{name} must be a number, not {value!r}.")
+
+
+def _size(value: Any) -> int:
+    size = int(_number("max_bytes", value))
+    if size < 1:
+        raise ConfigurationError(f"max_bytes must be at least 1, not {value!r}.")
+    return size
+
+
+def _boolean(name: str) -> Callable[[Any], bool]:
+    words = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+
+    def check(value: Any) -> bool:
+        answer = value if isinstance(value, bool) else words.get(str(value).strip().lower())
+        if answer is None:
+            raise ConfigurationError(f"{name} must be true or false, not {value!r}.")
+        return answer
+
+    return check
+
+
+def _secret_keys(value: Any) -> tuple[str, ...]:
+    secrets = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+    if not secrets:
+        raise ConfigurationError("secret_keys must hold at least one key; leave it out for a key made by itself.")
+    keys.check(secrets)
+    return tuple(secrets)
+
+
+def _store(value: Any) -> Store:
+    if isinstance(value, str):
+        return open_store(value)
+    if isinstance(value, Store):
+        return value
+    raise ConfigurationError(
+        "store must be a Store (read, write, delete, set_aside) or a URL such as file:///srv/state, "
+        f"not a {type(value).__name__}."
+    )
+
+
+def _app(value: Any) -> str:
+    text = str(value)
+    if not _APP.fullmatch(text) or not text.strip("."):
+        raise ConfigurationError("app must be 1 to 64 letters, digits, '_', '.' or '-'.")
+    return text
+
+
+def _same_site(value: Any) -> str:
+    text = str(value).lower()
+    if text not in ("lax", "strict", "none"):
+        raise ConfigurationError(f"same_site must be 'lax', 'strict' or 'none', not {value!r}.")
+    return text
+
+
+def _path(value: Any) -> str:
+    text = str(value)
+    if not text.startswith("/") or ";" in text or not text.isascii() or not text.isprintable():
+        raise ConfigurationError(f"path must start with '/' and hold no ';', not {value!r}.")
+    return text
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "secret_keys": _secret_keys,
+    "store": _store,
+    "app": _app,
+    "max_age": lambda value: seconds("max_age", value),
+    "same_site": _same_site,
+    "secure": _boolean("secure"),
+    "path": _path,
+    "ask_browser": _boolean("ask_browser"),
+    "max_bytes": _size,
+}

@@ -1,0 +1,101 @@
+"""The shape of a class: which attributes its code may set, and how an older object gets those it lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from types import CodeType
+from typing import Any
+
+from persist_session.pickling import Reference, View, attributes_of, instances
+
+FACTORY: Reference = ("", "factory")
+"""Stands for the factory among the names of the shapes."""
+
+_shapes: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+
+
+def shape(target: Any) -> str:
+    """A short digest that changes whenever the code of a class or function, or a class's annotations, change.
+
+    Nothing tells from outside which attributes a method sets. That the code is the same tells that none is new.
+    """
+    if not isinstance(target, type):
+        return _digest(_code_facts(getattr(target, "__code__", None)))
+    if target not in _shapes:
+        _shapes[target] = _digest([fact for base in target.__mro__[:-1] for fact in _class_facts(base)])
+    return _shapes[target]
+
+
+def shapes(references: Mapping[Reference, Any], factory: Callable[[], Any]) -> dict[Reference, str]:
+    """The shapes of all classes that a pickle refers to, and of the factory."""
+    return {name: shape(target) for name, target in references.items()} | {FACTORY: shape(factory)}
+
+
+def changed(saved: Mapping[Reference, str], view: View, factory: Callable[[], Any]) -> set[Reference]:
+    """The names whose shape is another one than when the shapes were taken.
+
+    Raises:
+        LookupError: A class is gone.
+    """
+    return {name for name, old in saved.items() if shape(factory if name == FACTORY else view.find(*name)) != old}
+
+
+def fill(obj: Any, grown: set[Reference], factory: Callable[[], Any]) -> None:
+    """Gives the object, and the dataclass instances inside it, the attributes that their classes gained.
+
+    Args:
+        obj: The restored state.
+        grown: What `changed` said.
+        factory: Is called if the state's own class or the factory changed: the new attributes' values are its own.
+    """
+    for instance in instances(obj, lambda kind: _name(kind) in grown and dataclasses.is_dataclass(kind)):
+        _fill_fields(instance)
+    if grown & {FACTORY, _name(type(obj))}:
+        _fill_from(obj, factory())
+
+
+def _fill_from(obj: Any, fresh: Any) -> None:
+    if type(fresh) is not type(obj):
+        return
+    for attribute in attributes_of(fresh):
+        if not hasattr(obj, attribute):
+            object.__setattr__(obj, attribute, getattr(fresh, attribute))
+
+
+def _fill_fields(instance: Any) -> None:
+    for field in dataclasses.fields(instance):
+        if hasattr(instance, field.name):
+            continue
+        if field.default_factory is not dataclasses.MISSING:
+            object.__setattr__(instance, field.name, field.default_factory())
+        elif field.default is not dataclasses.MISSING:
+            object.__setattr__(instance, field.name, field.default)
+
+
+def _name(kind: type) -> Reference:
+    return kind.__module__, kind.__qualname__
+
+
+def _class_facts(base: type) -> Iterator[object]:
+    yield base.__qualname__
+    yield sorted(base.__dict__)
+    yield sorted(base.__dict__.get("__dataclass_fields__", ()))
+    yield sorted(base.__dict__.get("__pydantic_fields__", ()))
+    for value in base.__dict__.values():
+        yield from _code_facts(getattr(value, "__code__", None))
+
+
+def _code_facts(code: CodeType | None) -> list[object]:
+    # Names and strings are all that an attribute can be called by. Other constants stay out: a set's order
+    # differs from process to process.
+    if code is None:
+        return []
+    inner = [fact for constant in code.co_consts if isinstance(constant, CodeType) for fact in _code_facts(constant)]
+    return [code.co_names, [constant for constant in code.co_consts if isinstance(constant, str)], *inner]
+
+
+def _digest(facts: list[object]) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,37 @@
+"""A state's payload in its record: the pickle, and the shapes that its classes had when it was taken."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+from persist_session.pickling import Pickled, View, loads
+from persist_session.shape import changed, fill, shapes
+
+
+def pack(pickled: Pickled, factory: Callable[[], Any]) -> bytes:
+    """The payload: two pickles, one after the other."""
+    return pickle.dumps(shapes(pickled.references, factory)) + pickled.data
+
+
+def unpack(payload: bytes) -> tuple[dict[tuple[str, str], str], bytes]:
+    """The shapes and the state's pickle. The payload must come from a record whose seal was verified."""
+    buffer = io.BytesIO(payload)
+    return pickle.load(buffer), buffer.read()
+
+
+def restore(payload: bytes, view: View, factory: Callable[[], Any]) -> Any:
+    """The state, with the attributes that its classes gained since.
+
+    Raises:
+        LookupError: A class is gone.
+        Exception: Whatever the app's own classes raise when they are restored.
+    """
+    saved, data = unpack(payload)
+    grown = changed(saved, view, factory)
+    obj = loads(data, view)
+    if grown:
+        fill(obj, grown, factory)
+    return obj

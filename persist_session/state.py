@@ -1,0 +1,437 @@
+"""The public functions: they arrange what the modules below do."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar
+
+from persist_session import host
+from persist_session import settings as settings_module
+from persist_session.errors import (
+    ConfigurationError,
+    PersistSessionError,
+    StateError,
+    UnloadableStateError,
+)
+from persist_session.live import Live
+from persist_session.pickling import UnpicklableError, View
+from persist_session.place import Place, Saved
+from persist_session.signing import record_key
+from persist_session.tab import Block, Held, tab_of
+from persist_session.transaction import (
+    Caller,
+    ClearedError,
+    Options,
+    adopt,
+    commit,
+    draft,
+    fresh,
+    load,
+    made,
+    unpicklable,
+)
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+OnError = Literal["discard", "commit"]
+OnUnloadable = Literal["raise", "fresh"]
+MaxAge = float | timedelta | None
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StateInfo:
+    """What is kept of a visitor's state; holds no secret.
+
+    Attributes:
+        name: The state's name.
+        record_key: Names the record in the store and in logs; None until the browser is known.
+        size: Bytes of the pickle that was last loaded or saved; None if no record holds the state.
+        saved_at: When the record was written; None if there is none.
+        expires_at: When the record expires if nobody visits.
+        cookie: "asking" until the browser is known, "pending" until a handshake shows the cookie, then "seen".
+    """
+
+    name: str
+    record_key: str | None
+    size: int | None
+    saved_at: datetime | None
+    expires_at: datetime | None
+    cookie: Literal["asking", "pending", "seen"]
+
+
+class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as contextlib's own context managers are)
+    """A block that loads the visitor's state on entry and saves it once on exit.
+
+    Within a tab every run gets the same object, or, where the script's own classes were defined anew, a faithful copy
+    of it. Leaving the block by its end, `st.rerun`, `st.stop`, `st.switch_page` or a newer click saves; leaving it by
+    an exception throws the block's changes away and shows the exception as always. Blocks of one name may nest: the
+    outermost saves. Outside of a Streamlit run the block gets a fresh object that is not saved.
+
+    Args:
+        name: Names the state and its cookie: 1 to 64 letters, digits, `_`, `.` or `-`.
+        factory: Makes a fresh state, usually the state's class.
+        max_age: Seconds, or a timedelta, after which a state that nobody visits expires; by default the setting.
+        on_error: "commit" saves what the block changed even if it is left by an exception.
+        on_unloadable: "fresh" serves a fresh state, and keeps the old record aside, where that can't be loaded.
+
+    Raises:
+        ConfigurationError: An argument or setting makes no sense, or the name has another factory in this run.
+        UnloadableStateError: The record is intact, but a class in it is gone.
+        UnpicklableStateError: The state holds something that can't be saved.
+        StateTooLargeError: The state is larger than the setting `max_bytes`.
+        StoreError: The store failed; the old record is still there.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], T],
+        *,
+        max_age: MaxAge = None,
+        on_error: OnError = "discard",
+        on_unloadable: OnUnloadable = "raise",
+    ) -> None:
+        _check_arguments(name, factory, on_error, on_unloadable)
+        self._name = name
+        self._factory = factory
+        self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
+        self._on_error = on_error
+        self._on_unloadable = on_unloadable
+        self._open: list[Held | None] = []
+
+    def __enter__(self) -> T:
+        run = host.current_run()
+        if run is None:
+            _warn_outside(self._name)
+            self._open.append(None)
+            return self._factory()
+        held = self._meet(run)
+        with held.lock:
+            block = held.blocks.get(threading.get_ident())
+            if block is None:
+                block = held.blocks[threading.get_ident()] = Block(_bring(held, self._caller(run)), run.mark)
+            else:
+                block.depth += 1
+        self._open.append(held)
+        obj: T = block.obj
+        return obj
+
+    def load(self) -> T:
+        """What `load_state` returns: the object that the block would get, without opening it."""
+        run = host.current_run()
+        if run is None:
+            _warn_outside(self._name)
+            return self._factory()
+        held = self._meet(run)
+        with held.lock:
+            block = held.blocks.get(threading.get_ident())
+            obj: T = block.obj if block is not None else _bring(held, self._caller(run))
+            return obj
+
+    def _caller(self, run: host.Run) -> Caller:
+        return Caller(View(host.caller_namespaces(), self._factory), self._factory, run.mark)
+
+    def _meet(self, run: host.Run) -> Held:
+        """What the tab holds of the state, bound to the browser as far as it is known."""
+        tab = tab_of(run)
+        settings = settings_module.resolve(run.script, host.secrets)
+        max_age = settings.max_age if self._max_age is None else self._max_age
+        held = tab.hold(self._name)
+        with held.lock:
+            held.asked_by(
+                self._factory,
+                run.mark,
+                Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable),
+            )
+            held.binding.bind(tab.question, settings, max_age)
+        # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
+        held.binding.talk(tab.question, settings, max_age, run.mark)
+        return held
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        held = self._open.pop()
+        if held is None:
+            return
+        with held.lock:
+            block = held.blocks[threading.get_ident()]
+            block.depth -= 1
+            if not block.depth:
+                del held.blocks[threading.get_ident()]
+                _leave(held, block, error)
+
+
+def _bring(held: Held, caller: Caller) -> Any:
+    """The live object, loaded if it has to be, in the classes that the caller sees."""
+    assert held.options is not None, "noted by asked_by"
+    was_unknown = held.place is None
+    held.place = _place(held)
+    if held.live is None:
+        held.live = _first(held, caller, held.options)
+    elif was_unknown and held.place is not None:
+        held.live, held.saved = adopt(held.live, held.place, caller, held.options)
+    try:
+        held.live.bring_over(caller.view, caller.factory, caller.run)
+    except UnpicklableError as error:
+        held.live = None
+        raise unpicklable(error, held.name) from error
+    except LookupError as error:
+        held.live = None
+        raise UnloadableStateError(
+            f"The state {held.name!r} can't go on in this run: {error}. Define the class before the state is loaded.",
+            name=held.name,
+        ) from error
+    if held.is_save_due:
+        _commit(held)
+    return held.live.obj
+
+
+def _first(held: Held, caller: Caller, options: Options) -> Live:
+    if held.place is not None:
+        live, held.saved = load(held.place, caller, options)
+        if live is not None:
+            return live
+    if held.draft is not None:
+        return draft(held.draft, caller, held.name)
+    live = fresh(caller, held.name)
+    held.draft = live.base
+    return live
+
+
+def _place(held: Held) -> Place | None:
+    session_id = held.binding.session_id
+    if session_id is None or held.place is not None:
+        return held.place
+    run = host.current_run()
+    assert run is not None, "only a run brings a state"
+    settings = settings_module.resolve(run.script, host.secrets)
+    return Place(settings.store, settings.keys, held.name, record_key(held.name, session_id))
+
+
+def _leave(held: Held, block: Block, error: BaseException | None) -> None:
+    assert held.options is not None, "noted by asked_by"
+    if held.is_cleared or held.live is None:
+        return
+    if isinstance(error, Exception) and held.options.on_error == "discard":
+        if held.run == block.run:
+            held.live = None
+        else:
+            held.live.forget(block.obj)
+        return
+    try:
+        _commit(held)
+    except StateError:
+        # Else every later run of this visitor would meet the same error.
+        if error is None:
+            held.live = None
+            raise
+        _log_failed_save(held)
+    except PersistSessionError:
+        if error is None:
+            raise
+        _log_failed_save(held)
+
+
+def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool) -> None:
+    """Saves what the run changed, as the end of a block would; or throws it away, if the run showed an exception.
+
+    Raises:
+        PersistSessionError: See `persistent_state`.
+    """
+    held = tab_of(run).held.get(name)
+    if held is not None and held.live is not None:
+        with held.lock:
+            _leave(held, Block(held.live.obj, mark), Exception() if failed else None)
+
+
+def _log_failed_save(held: Held) -> None:
+    # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
+    _log.error("The state %r could not be saved: %s. It is tried again.", held.name, sys.exception())
+
+
+def _commit(held: Held) -> None:
+    """Saves the live object if it changed and the browser is known."""
+    if held.place is None or held.live is None or held.options is None:
+        return
+    try:
+        held.saved = commit(held.live, held.place, held.saved, held.options)
+    except ClearedError:
+        _log.info("The state %r was cleared elsewhere: this tab's is not saved.", held.name)
+        held.live, held.saved = None, Saved()
+    held.draft, held.is_save_due = None, False
+
+
+def load_state(
+    name: str,
+    factory: Callable[[], T],
+    *,
+    max_age: MaxAge = None,
+    on_error: OnError = "discard",
+    on_unloadable: OnUnloadable = "raise",
+) -> T:
+    """The visitor's state, to be saved by hand with `save_state`: the object that a block would get.
+
+    What is changed and not saved stays in the tab until the page is reloaded.
+
+    Args:
+        name: See `persistent_state`.
+        factory: See `persistent_state`.
+        max_age: See `persistent_state`.
+        on_error: Kept for blocks of this name; loading alone has nothing to throw away.
+        on_unloadable: See `persistent_state`.
+
+    Raises:
+        ConfigurationError: See `persistent_state`.
+        UnloadableStateError: See `persistent_state`.
+        UnpicklableStateError: See `persistent_state`.
+        StoreError: The store failed.
+    """
+    return persistent_state(name, factory, max_age=max_age, on_error=on_error, on_unloadable=on_unloadable).load()
+
+
+def save_state(name: str, state: object) -> None:
+    """Saves the state as the end of a block would, with the options of its last load.
+
+    Before the browser is known it is noted, and done in the run that its answer starts.
+
+    Args:
+        name: The name that the state was loaded by.
+        state: The loaded object; another one takes its place.
+
+    Raises:
+        ConfigurationError: This tab never loaded the name.
+        UnpicklableStateError: See `persistent_state`.
+        StateTooLargeError: See `persistent_state`.
+        StoreError: The store failed; the old record is still there.
+    """
+    check_name(name)
+    run = host.current_run()
+    if run is None:
+        _warn_outside(name)
+        return
+    held = tab_of(run).held.get(name)
+    if held is None or held.factory is None:
+        raise ConfigurationError(f"The state {name!r} was never loaded in this tab; call load_state before save_state.")
+    with held.lock:
+        if held.before_clearing is not None and held.before_clearing.holds(state):
+            _log.info("The state %r was cleared: its old object is not saved.", name)
+            return
+        if held.live is None or not held.live.holds(state):
+            _replace(held, state, run)
+        held.is_save_due = True
+        _commit(held)
+
+
+def _replace(held: Held, state: object, run: host.Run) -> None:
+    assert held.factory is not None, "noted by asked_by"
+    caller = Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark)
+    held.live = made(state, caller, held.name, held.live)
+
+
+def clear_cookie_state(name: str) -> None:
+    """Deletes the visitor's state for good; the next load starts fresh under a new id. Safe to call twice.
+
+    No block that is still open, and no older run, brings the state back.
+
+    Args:
+        name: The name of the state, whether this tab has loaded it or not.
+
+    Raises:
+        ConfigurationError: The name makes no sense.
+        StoreError: The store failed; nothing is cleared.
+    """
+    check_name(name)
+    run = host.current_run()
+    if run is None:
+        _warn_outside(name)
+        return
+    tab, settings = tab_of(run), settings_module.resolve(run.script, host.secrets)
+    held = tab.hold(name)
+    max_age = held.options.max_age if held.options else settings.max_age
+    with held.lock:
+        held.binding.bind(tab.question, settings, max_age)
+        held.place = _place(held)
+        if held.place is not None:
+            held.place.delete()
+        held.is_cleared = True
+        successor = tab.held[name] = held.successor()
+    if held.place is not None:
+        successor.binding.issue(settings, max_age)
+    successor.binding.talk(tab.question, settings, max_age, run.mark)
+
+
+def state_info(name: str) -> StateInfo | None:
+    """What is kept of the visitor's state, or None if this tab has not loaded it. Holds no secret.
+
+    Raises:
+        ConfigurationError: The name makes no sense.
+    """
+    check_name(name)
+    run = host.current_run()
+    held = tab_of(run).held.get(name) if run is not None else None
+    if held is None:
+        return None
+    with held.lock:
+        binding, saved = held.binding, held.saved
+        return StateInfo(
+            name=name,
+            record_key=None if binding.session_id is None else record_key(name, binding.session_id),
+            size=held.live.size if held.live is not None and saved.saved_at is not None else None,
+            saved_at=_time(saved.saved_at),
+            expires_at=_time(saved.expires_at),
+            cookie="asking" if binding.session_id is None else "pending" if binding.is_pending else "seen",
+        )
+
+
+def _time(unix: float | None) -> datetime | None:
+    return None if unix is None else datetime.fromtimestamp(unix, UTC)
+
+
+def check_name(name: object) -> None:
+    """Nothing, for a name that can be a cookie's and a folder's.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not name.strip("."):
+        raise ConfigurationError(
+            f"name must be 1 to 64 letters, digits, '_', '.' or '-' (a cookie and a folder are called by it), "
+            f"not {name!r}."
+        )
+
+
+def _check_arguments(name: object, factory: object, on_error: object, on_unloadable: object) -> None:
+    check_name(name)
+    if not callable(factory):
+        raise ConfigurationError(
+            f"factory must be callable, usually the state's class itself, not a {type(factory).__name__}; "
+            "for a ready-made value pass a lambda that makes it."
+        )
+    if on_error not in ("discard", "commit"):
+        raise ConfigurationError(f"on_error must be 'discard' or 'commit', not {on_error!r}.")
+    if on_unloadable not in ("raise", "fresh"):
+        raise ConfigurationError(f"on_unloadable must be 'raise' or 'fresh', not {on_unloadable!r}.")
+
+
+_warned: set[str] = set()
+
+
+def _warn_outside(name: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        _log.warning(
+            "State %r is used outside of a Streamlit run: it is not saved. Start the app by `streamlit run`.",
+            name,
+        )

@@ -1,0 +1,58 @@
+"""What a store is. Whoever brings their own needs no import from here: the shape is enough."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+KEPT_ASIDE = 3
+"""How many set-aside records a store keeps per record; the oldest one goes first."""
+
+
+class Stored(NamedTuple):
+    """What a store has for one record.
+
+    Attributes:
+        data: The sealed bytes, as they were written.
+        version: The version that they were written with; `""` where the store can't tell (a damaged file).
+    """
+
+    data: bytes
+    version: str
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps sealed records by state name and record key, and never looks into them.
+
+    A store is used by many threads at once, and may be by many processes. `name` is a valid state name, `key`
+    a record key (64 hex characters), times are unix seconds. From `expires_at` on, a store may drop a record
+    by itself, but need not: callers check the expiry in the sealed bytes.
+
+    Every method raises `StoreError`, with the backend's error as its cause, when the backend fails.
+    """
+
+    def read(self, name: str, key: str) -> Stored | None:
+        """The record and its version, or `None` if there is none."""
+        ...
+
+    def write(  # noqa: PLR0913 (what compare-and-swap needs, by keyword)
+        self, name: str, key: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
+    ) -> bool:
+        """Whether the record was written: only if the one there still has the version `based_on`.
+
+        Compare-and-swap: `based_on=None` means that nothing is there. After `False`, or an error, the store
+        still has the record that it had.
+        """
+        ...
+
+    def delete(self, name: str, key: str) -> None:
+        """Erase the record and whatever was set aside of it; harmless where there is nothing."""
+        ...
+
+    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+        """Take the record away from `read`, but keep its bytes until `expires_at`.
+
+        Only if it still has this version: another tab may have mended it meanwhile. Harmless where there is none.
+        Only the last few are kept. `delete` erases them.
+        """
+        ...

@@ -1,0 +1,197 @@
+"""Records as files, one per record; `layout` says how they lie."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from persist_session.errors import StoreError
+from persist_session.stores.durable import (
+    STALE_AFTER,
+    make_folder,
+    open_regular,
+    remove_stale,
+    sync_folder,
+    written_aside,
+)
+from persist_session.stores.layout import LONGEST_FIRST_LINE, asides, first_line, folders, parse, record_path
+from persist_session.stores.trust import is_group_writable, require_not_world_writable, require_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from persist_session.stores.base import Stored
+
+_log = logging.getLogger(__name__)
+
+# Shared by all stores of the process, because two of them may have one root. A fixed number, because a lock
+# for each record would pile up.
+_LOCKS = tuple(threading.Lock() for _ in range(64))
+
+
+class FileStore:
+    """Keeps records as files under `root`; a write is whole or not at all, also on a crash or a full disk.
+
+    Nothing is made before the first write. Files get mode 0600, folders 0700.
+
+    Args:
+        root: The folder. It and its parents are made where they are missing.
+        strict: Refuse `root`, and folders in it, unless they are real folders of ours that nobody else can
+            write. Without it, only a folder that everybody can write is refused; one that its group can
+            write (a Kubernetes volume) is good for one warning.
+    """
+
+    def __init__(self, root: str | Path, *, strict: bool = False) -> None:
+        self._root = Path(root).expanduser().absolute()
+        self._strict = strict
+        self._not_warned = threading.Lock()
+        self._swept: dict[Path, float] = {}
+
+    def __repr__(self) -> str:
+        return f"FileStore({str(self._root)!r}, strict={self._strict})"
+
+    def read(self, name: str, key: str) -> Stored | None:
+        """The record and its version, or `None` if there is none.
+
+        Of a file whose first line is damaged: all of its bytes, with the version `""`. They will not open.
+
+        Raises:
+            StoreError: The file can't be read.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        path = record_path(self._root, name, key)
+        with self._failures("read"):
+            try:
+                self._judge_folders(path)
+                with open_regular(path) as file:
+                    return parse(file.read())
+            except FileNotFoundError:
+                return None
+
+    def write(  # noqa: PLR0913 (the protocol's)
+        self, name: str, key: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
+    ) -> bool:
+        """Whether the record was written: only if the one there still has the version `based_on`.
+
+        Raises:
+            StoreError: The disk is full, read-only, or fails; the old record is still there.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        path = record_path(self._root, name, key)
+        content = first_line(version, expires_at) + data
+        with self._failures("write"):
+            self._make_folders(path)
+            self._remove_stale(path.parent)
+            with written_aside(path, content) as temporary, self._one_at_a_time(key):
+                if _version_at(path) != based_on:
+                    return False
+                temporary.replace(path)
+            sync_folder(path.parent)
+        return True
+
+    def delete(self, name: str, key: str) -> None:
+        """Erase the record and whatever was set aside of it; harmless where there is nothing.
+
+        Raises:
+            StoreError: A file can't be removed.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        path = record_path(self._root, name, key)
+        with self._failures("delete"):
+            if not self._has_folders(path):
+                return
+            with self._one_at_a_time(key):
+                for each in (path, *asides(path)):
+                    each.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+        """Take the record away from `read`, but keep its file, if it still has this version.
+
+        Renamed, not copied: this works on a full disk too, and keeps the bytes as they are.
+
+        Raises:
+            StoreError: The file can't be renamed.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        path = record_path(self._root, name, key)
+        with self._failures("set aside"):
+            if not self._has_folders(path):
+                return
+            with self._one_at_a_time(key):
+                if _version_at(path) != version:
+                    return
+                _shift(path)
+                os.utime(asides(path)[0], (expires_at, expires_at), follow_symlinks=False)
+            sync_folder(path.parent)
+
+    def _make_folders(self, path: Path) -> None:
+        for folder in folders(self._root, path):
+            make_folder(folder)
+            self._judge(folder)  # before anything is made in it
+
+    def _judge_folders(self, path: Path) -> None:
+        for folder in folders(self._root, path):
+            self._judge(folder)
+
+    def _has_folders(self, path: Path) -> bool:
+        try:
+            self._judge_folders(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _judge(self, folder: Path) -> None:
+        """Refuse a folder that is not to be trusted. Judged at every use: it is cheap, and modes change."""
+        if self._strict:
+            require_private(folder)
+            return
+        require_not_world_writable(folder)
+        # A lock that is never released says "first" to exactly one thread.
+        if is_group_writable(folder) and self._not_warned.acquire(blocking=False):
+            _log.warning("The group of the folder %s can write it. If that is not meant: chmod g-w", folder)
+
+    def _remove_stale(self, folder: Path) -> None:
+        """Once per folder and hour: listing a folder takes longer the more records it has."""
+        now = time.time()
+        if now - self._swept.get(folder, -math.inf) > STALE_AFTER:
+            remove_stale(folder)
+            self._swept[folder] = now
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self, key: str) -> Iterator[None]:
+        """One thread at a time compares and renames a record. A lock between processes has its place here."""
+        with _LOCKS[int(key[:4], 16) % len(_LOCKS)]:
+            yield
+
+    @contextlib.contextmanager
+    def _failures(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"Could not {action} a record in {self._root}: {error.strerror or type(error).__name__}. "
+                "Check that the disk has room, and that the user who runs the app can write the folder."
+            ) from error
+
+
+def _version_at(path: Path) -> str | None:
+    try:
+        with open_regular(path) as file:
+            return parse(file.read(LONGEST_FIRST_LINE)).version
+    except FileNotFoundError:
+        return None
+
+
+def _shift(path: Path) -> None:
+    """All one place on, as log files rotate: the record becomes the newest, the oldest is overwritten."""
+    for source, target in reversed(list(itertools.pairwise((path, *asides(path))))):
+        with contextlib.suppress(FileNotFoundError):  # not all places are taken
+            source.replace(target)

@@ -1,0 +1,71 @@
+r"""How records lie on the disk: names of files, and the line that each begins with.
+
+    <root>/<name>/<2 hex>/<record key>.pickle     "persist-session 1 <version> <expires at>\n", sealed bytes
+    <root>/<name>/<2 hex>/<record key>.<n>.aside  set aside, 0 is the newest; modified at: when it expires
+    <root>/<name>/<2 hex>/<record key>.<...>.tmp  being written; an hour later: left by a killed writer
+
+The first line serves compare-and-swap and expiry, which must work without a key. It is not sealed and need
+not be: whoever can edit it can delete the file as well. The sealed bytes carry version and expiry too.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from persist_session.errors import ConfigurationError
+from persist_session.stores.base import KEPT_ASIDE, Stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LONGEST_FIRST_LINE = 64
+"""Bytes of a file that are surely enough for `parse` to find the version."""
+
+_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,64}")  # "." and ".." are folders already
+_KEY = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) -?[0-9]{1,20}\n")
+
+
+def record_path(root: Path, name: str, key: str) -> Path:
+    """The file of a record; surely under `root`, whatever `name` and `key` are.
+
+    Raises:
+        ConfigurationError: They are no valid state name and record key.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            "`name` can't name a folder. Use 1 to 64 of the characters A-Z a-z 0-9 _ . - and not only dots."
+        )
+    if not _KEY.fullmatch(key):
+        raise ConfigurationError("`key` is no record key. Make one with persist_session.signing.record_key.")
+    return root / name / key[:2] / f"{key}.pickle"
+
+
+def folders(root: Path, path: Path) -> tuple[Path, Path, Path]:
+    """The folders that lead to the record's file `path`, outermost first."""
+    return root, path.parent.parent, path.parent
+
+
+def asides(path: Path) -> tuple[Path, ...]:
+    """Where set-aside records lie, newest first. Fixed names: finding them needs no listing of the folder."""
+    return tuple(path.with_suffix(f".{n}.aside") for n in range(KEPT_ASIDE))
+
+
+def first_line(version: str, expires_at: float) -> bytes:
+    """What a record's file begins with; the expiry is rounded up to whole seconds.
+
+    Raises:
+        ConfigurationError: `version` is not 16 hex characters.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ConfigurationError("`version` is not 16 hex characters. Make one with record.new_version.")
+    return f"persist-session 1 {version} {math.ceil(expires_at)}\n".encode()
+
+
+def parse(content: bytes) -> Stored:
+    """The sealed bytes and the version in `content`; all of it and `""` if its first line is damaged."""
+    line = _FIRST_LINE.match(content)
+    return Stored(content[line.end() :], line[1].decode()) if line else Stored(content, "")

@@ -1,0 +1,196 @@
+"""Load, commit and discard: the way between the live object and its record. Knows nothing of Streamlit."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from persist_session.errors import StateTooLargeError, StoreError, UnloadableStateError, UnpicklableStateError
+from persist_session.live import Live
+from persist_session.pickling import Pickled, UnpicklableError, View, loads
+from persist_session.place import Absence, Place, Saved
+from persist_session.snapshot import pack, restore, unpack
+
+_log = logging.getLogger(__name__)
+
+_CONFLICT_RETRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one state is kept, as its last load said.
+
+    Attributes:
+        max_age: Seconds until a state that nobody visits expires.
+        max_bytes: The largest pickle.
+    """
+
+    max_age: float
+    max_bytes: int
+    on_error: Literal["discard", "commit"] = "discard"
+    on_unloadable: Literal["raise", "fresh"] = "raise"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a state: what it sees, what makes a fresh one, and in which run."""
+
+    view: View
+    factory: Callable[[], Any]
+    run: weakref.ref[Any]
+
+
+class ClearedError(Exception):
+    """The record is gone: another tab cleared it, so a late save must not bring it back."""
+
+
+def fresh(caller: Caller, name: str) -> Live:
+    """A new live object that no record holds."""
+    return _live(caller.factory(), caller, name, saved=False)
+
+
+def draft(data: bytes, caller: Caller, name: str) -> Live:
+    """A live object that was made in this tab and never saved, as it was then."""
+    return _live(loads(data, caller.view), caller, name, saved=False)
+
+
+def made(obj: Any, caller: Caller, name: str, old: Live | None) -> Live:
+    """A live object that the app puts in the old one's place; what the record holds stays its base."""
+    live = _live(obj, caller, name, saved=False)
+    if old is not None:
+        live.base = old.base
+    return live
+
+
+def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, Saved]:
+    """The live object that the record holds, or None if there is none, and what the next save is based on.
+
+    Raises:
+        StoreError: The store failed.
+        UnloadableStateError: The record is intact, but can't be loaded, and `on_unloadable` is "raise".
+    """
+    payload, saved = place.read(options.max_age)
+    if isinstance(payload, Absence):
+        return None, saved
+    try:
+        obj = restore(payload, caller.view, caller.factory)
+    except Exception as error:  # unpickling calls any code of the app's classes
+        if options.on_unloadable == "raise":
+            raise UnloadableStateError(
+                f"The saved state {place.name!r} can't be loaded: {_reason(error)}. Its record {place.record_key[:8]} "
+                "stays as it is. Bring the class back (under its old name, in the place where it was), or pass "
+                'on_unloadable="fresh" to go on with a fresh state.',
+                name=place.name,
+            ) from error
+        _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, _reason(error))
+        place.set_aside(saved.version or "", options.max_age)
+        return None, Saved()
+    return _live(obj, caller, place.name, saved=True), saved
+
+
+def _reason(error: Exception) -> str:
+    # Only a lookup's message is our own; others may quote what the state holds.
+    return str(error) if isinstance(error, LookupError) and not isinstance(error, KeyError) else type(error).__name__
+
+
+def _live(obj: Any, caller: Caller, name: str, *, saved: bool) -> Live:
+    try:
+        return Live(obj, caller.view, caller.factory, caller.run, saved=saved)
+    except UnpicklableError as error:
+        raise unpicklable(error, name) from error
+
+
+def unpicklable(error: UnpicklableError, name: str) -> UnpicklableStateError:
+    """The error that the app gets."""
+    return UnpicklableStateError(
+        f"The state {name!r} can't be saved: {error}. Keep such things out of the state, for example in "
+        "st.session_state or st.cache_resource, or give their class a __getstate__.",
+        name=name,
+    )
+
+
+def adopt(live: Live, place: Place, caller: Caller, options: Options) -> tuple[Live, Saved]:
+    """The record's state, with what the visitor did in a tab that did not know it yet.
+
+    Raises:
+        StoreError: The store failed.
+        UnloadableStateError: See `load`.
+    """
+    theirs, saved = load(place, caller, options)
+    if theirs is None:
+        return live, saved
+    if live.is_untouched():
+        return theirs, saved
+    live.bring_over(caller.view, caller.factory, caller.run)
+    _warn_of_lost(live.rebase(theirs.obj), place.name)
+    return live, saved
+
+
+def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
+    """Saves the live object if it changed, and returns what the next save is based on.
+
+    Raises:
+        ClearedError: The record was deleted since it was loaded.
+        StoreError: The store failed; the old record is still there.
+        StateError: The object can't be saved; the old record is still there.
+    """
+    for _ in range(_CONFLICT_RETRIES):
+        try:
+            pickled = live.change()
+        except UnpicklableError as error:
+            raise unpicklable(error, place.name) from error
+        if pickled is None:
+            return saved
+        _check(pickled, live, place.name, options)
+        written = place.write(pack(pickled, live.factory), saved, options.max_age)
+        if written is not None:
+            live.commit(pickled)
+            return written
+        saved = _meet_other_save(live, place, saved, options)
+    raise StoreError(
+        f"The record of state {place.name!r} changed at each of {_CONFLICT_RETRIES} attempts to save it; "
+        "find out what writes it all the time."
+    )
+
+
+def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
+    if len(pickled.data) > options.max_bytes:
+        raise StateTooLargeError(
+            f"The state {name!r} takes {len(pickled.data)} bytes, more than max_bytes={options.max_bytes}. Keep large "
+            "data elsewhere and a reference to it in the state, or configure(max_bytes=...).",
+            name=name,
+        )
+    try:
+        again = loads(pickled.data, live.view)
+    except Exception as error:  # unpickling calls any code of the app's classes
+        raise UnpicklableStateError(
+            f"The state {name!r} can be pickled, but not loaded again: {_reason(error)}. "
+            "Mend the class that raises this.",
+            name=name,
+        ) from error
+    if type(again) is not type(live.obj):
+        raise UnpicklableStateError(
+            f"The state {name!r} would come back as another class: the name {type(live.obj).__qualname__} means "
+            "something else by now. Give the two classes different names.",
+            name=name,
+        )
+
+
+def _meet_other_save(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
+    """Brings in what another tab or process saved meanwhile, and returns what the next attempt is based on."""
+    payload, found = place.read(options.max_age)
+    if payload is Absence.NEVER and saved.version is not None:
+        raise ClearedError
+    if isinstance(payload, Absence):
+        return found
+    _, data = unpack(payload)
+    _warn_of_lost(live.rebase(loads(data, live.view)), place.name)
+    return found
+
+
+def _warn_of_lost(fields: list[str], name: str) -> None:
+    for field in fields:
+        _log.warning("State %r: %s was changed elsewhere at the same time; the later change was kept.", name, field)

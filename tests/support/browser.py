@@ -1,0 +1,118 @@
+"""Chromium through Playwright, and what tests ask of a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+
+# A guest in the test: no sandbox (tests may run as root in a container), no traffic of its own.
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+# Streamlit names the state of the script, and of the connection, on the root of the app.
+_IDLE = """() => {
+    const app = document.querySelector('[data-testid="stApp"]');
+    return app !== null
+        && app.getAttribute('data-test-script-state') === 'notRunning'
+        && app.getAttribute('data-test-connection-state') === 'CONNECTED';
+}"""
+
+# A frame is the finest step that a person can see; a MutationObserver adds what stood between two frames.
+_RECORDER = """(selector) => {
+    const seen = window.__recorded ??= {};
+    const texts = seen[selector] ??= [];
+    const look = () => {
+        const found = document.querySelector(selector);
+        const text = found === null ? null : found.innerText;
+        if (texts.length === 0 || texts[texts.length - 1].text !== text) {
+            texts.push({ at: performance.now(), text });
+        }
+    };
+    const frame = () => { look(); requestAnimationFrame(frame); };
+    new MutationObserver(look).observe(document, { subtree: true, childList: true, characterData: true });
+    frame();
+}"""
+
+
+def find_chromium() -> str | None:
+    """Return the path of the browser: the variable CHROMIUM, or the first one on PATH; None without one."""
+    configured = os.environ.get("CHROMIUM")
+    return configured or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Return a running headless Chromium.
+
+    Raises:
+        RuntimeError: There is none on this machine.
+    """
+    path = find_chromium()
+    if path is None:
+        raise RuntimeError("No Chromium; install the package chromium, or name one in the variable CHROMIUM.")
+    return playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+
+
+def wait_idle(page: Page, timeout: float = 30) -> None:
+    """Return as soon as the page is connected and no script runs; `timeout` in seconds."""
+    page.wait_for_function(_IDLE, timeout=timeout * 1000)
+
+
+def open_app(page: Page, url: str, timeout: float = 30) -> None:
+    """Open the app and return when it is idle."""
+    page.goto(url)
+    wait_idle(page, timeout)
+
+
+def wait_for_cookie(context: BrowserContext, name: str, value: str | None = None, timeout: float = 30) -> str:
+    """Return the value of a cookie as soon as the browser has it (with `value`: has it with that value).
+
+    Raises:
+        TimeoutError: It was not there in time.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = [cookie["value"] for cookie in context.cookies() if cookie["name"] == name]
+        if found and value in (None, found[0]):
+            return found[0]
+        # Playwright has no event for a cookie; its own wait keeps the browser's messages flowing.
+        context.pages[0].wait_for_timeout(20)
+    raise TimeoutError(f"The browser has no cookie {name!r} of the value that was waited for.")
+
+
+def count_iframes(page: Page) -> int:
+    """Return how many iframes stand in the page, seen or not."""
+    return page.locator("iframe").count()
+
+
+def record_text(page: Page, selector: str) -> None:
+    """Record, from the next load of the page on, everything that the first match of a CSS selector shows.
+
+    Call it before `page.goto`; read with `recorded_text`.
+    """
+    page.add_init_script(f"({_RECORDER})({json.dumps(selector)})")
+
+
+def recorded_text(page: Page, selector: str) -> list[str | None]:
+    """Return the texts shown since the page was loaded, in order; None: there was no such element."""
+    return [moment["text"] for moment in recorded(page, selector)]
+
+
+def recorded(page: Page, selector: str) -> list[dict[str, Any]]:
+    """Return the same with its time: `at` is in milliseconds since the navigation started."""
+    read = "(selector) => window.__recorded?.[selector] ?? []"
+    moments: list[dict[str, Any]] = page.evaluate(read, selector)
+    return moments

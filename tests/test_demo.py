@@ -1,0 +1,231 @@
+"""The demo, as a visitor sees it: what is done on a page is there after a reload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import AppServer, StrippingProxy
+from support.browser import open_app, wait_idle
+from support.server import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Locator, Page
+
+PAGES = ("", "todo", "chat", "by_hand", "decorator", "what_is_kept")
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 800}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """Return a server of the demo, with a home folder of its own."""
+    with AppServer(REPOSITORY / "demo" / "app.py", home=tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@pytest.fixture(params=["direct", "cookies stripped"])
+def address(request: pytest.FixtureRequest, demo: AppServer) -> Iterator[str]:
+    """Return the demo's address: the server's, then that of a proxy that strips cookies."""
+    if request.param == "direct":
+        yield demo.url
+        return
+    with StrippingProxy(demo.url) as proxy:
+        yield proxy.url
+
+
+def test_the_counter_stays(page: Page, address: str) -> None:
+    """Three clicks, a reload by the page's own link: three."""
+    open_app(page, address)
+    for _ in range(3):
+        press(page, "Add one")
+    expect_metric(page, "3")
+    page.get_by_role("link", name="Reload this page").click()
+    expect_metric(page, "3")
+    assert_no_exception(page)
+
+
+def test_the_list_and_its_filter_stay(page: Page, address: str) -> None:
+    """Tasks that were added, ticked and deleted in callbacks, and the filter, are as they were left."""
+    open_app(page, f"{address}/todo")
+    for text in ("Buy milk", "Water the plants", "Call Ada"):
+        page.get_by_label("What is to be done?").fill(text)
+        page.keyboard.press("Enter")
+        expect_shown(task(page, text))
+    task(page, "Buy milk").click()
+    wait_idle(page)
+    row = page.get_by_test_id("stHorizontalBlock").or_(page.get_by_test_id("stLayoutWrapper"))
+    row.filter(has=task(page, "Call Ada")).last.get_by_role("button").click()
+    task(page, "Call Ada").wait_for(state="detached")
+    page.get_by_role("radio", name="Open").click()
+    task(page, "Buy milk").wait_for(state="detached")
+    reload(page)
+    expect_shown(task(page, "Water the plants"))
+    assert task(page, "Buy milk").count() == 0
+    page.get_by_role("radio", name="All").click()
+    expect_shown(task(page, "Buy milk"))
+    assert page.get_by_role("checkbox", name="Buy milk").is_checked()
+    assert not page.get_by_role("checkbox", name="Water the plants").is_checked()
+    assert task(page, "Call Ada").count() == 0
+    assert_no_exception(page)
+
+
+def test_the_conversation_goes_on(page: Page, address: str) -> None:
+    """What was said and answered is there after a reload, and the next line comes behind it."""
+    open_app(page, f"{address}/chat")
+    say(page, "Hello")
+    reload(page)
+    expect_shown(message(page, "You said: Hello"))
+    say(page, "Still there?")
+    assert page.get_by_test_id("stChatMessageContent").all_inner_texts() == [
+        "Hello",
+        "You said: Hello",
+        "Still there?",
+        "You said: Still there?",
+    ]
+    assert_no_exception(page)
+
+
+def test_only_what_was_saved_by_hand_stays(page: Page, address: str) -> None:
+    """A saved title is there after a reload; an edit that was not is gone, and was marked as unsaved."""
+    open_app(page, f"{address}/by_hand")
+    write(page.get_by_role("textbox", name="Title"), "Shopping")
+    expect_shown(alert(page, "Not saved yet"))
+    press(page, "Save")
+    expect_shown(alert(page, "Saved at"))
+    write(page.get_by_role("textbox", name="Title"), "Something else")
+    expect_shown(alert(page, "Not saved yet"))
+    reload(page)
+    expect_shown(alert(page, "Saved at"))
+    assert page.get_by_role("textbox", name="Title").input_value() == "Shopping"
+    assert_no_exception(page)
+
+
+def test_the_decorated_class_and_function_stay_and_are_forgotten(page: Page, address: str) -> None:
+    """Attributes stay until the visitor asks to be forgotten; the function has a state of its own."""
+    open_app(page, f"{address}/decorator")
+    press(page, "Count")
+    press(page, "Count")
+    expect_metric(page, "2")
+    page.get_by_test_id("stFeedback").get_by_role("radio").or_(
+        page.get_by_test_id("stFeedback").get_by_role("button")
+    ).nth(4).click()
+    wait_idle(page)
+    reload(page)
+    expect_metric(page, "2")
+    press(page, "Forget the count")
+    expect_metric(page, "0")
+    reload(page)
+    expect_metric(page, "0")
+    open_app(page, f"{address}/what_is_kept")
+    expect_shown(card(page, "Decorator, on a function").get_by_text("bytes"))
+    assert_no_exception(page)
+
+
+def test_what_is_kept_is_shown_and_cleared(page: Page, address: str) -> None:
+    """A record is described, without its cookie, and gone after a click."""
+    open_app(page, f"{address}/chat")
+    say(page, "Hello")
+    page.get_by_role("link", name="What is kept").click()
+    expect_shown(card(page, "Chat").get_by_text("bytes"))
+    expect_shown(card(page, "Counter").get_by_text("Open its page"))
+    text = page.locator("body").inner_text()
+    values = [cookie["value"] for cookie in page.context.cookies() if cookie["name"].startswith("demo-")]
+    assert values
+    assert not [value for value in values if value in text or value.split(".")[0] in text]
+    card(page, "Chat").get_by_role("button", name="Clear").click()
+    expect_shown(card(page, "Chat").get_by_text("Nothing saved yet"))
+    open_app(page, f"{address}/chat")
+    assert page.get_by_test_id("stChatMessage").count() == 0
+    assert_no_exception(page)
+
+
+def test_everything_is_cleared_at_once(page: Page, demo: AppServer) -> None:
+    """The last button of the last page clears states that this tab has opened, and those that it has not."""
+    open_app(page, demo.url)
+    press(page, "Add one")
+    expect_metric(page, "1")
+    open_app(page, f"{demo.url}/chat")
+    say(page, "Hello")
+    open_app(page, f"{demo.url}/what_is_kept")
+    press(page, "Clear everything")
+    open_app(page, demo.url)
+    expect_metric(page, "0")
+    open_app(page, f"{demo.url}/chat")
+    assert page.get_by_test_id("stChatMessage").count() == 0
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_every_page_fits_and_shows_its_code(
+    chromium: Browser, demo: AppServer, viewport: dict[str, int]
+) -> None:
+    """Every page fits the screen, shows no exception, and has its code, title and reload link."""
+    with chromium.new_context(viewport=viewport) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        for path in PAGES:
+            open_app(page, f"{demo.url}/{path}")
+            page.get_by_text("The code", exact=True).click()
+            expect_shown(page.get_by_test_id("stCode").get_by_text("persist_session").first)
+            assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+            main = page.get_by_test_id("stMainBlockContainer")
+            assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+            assert page.get_by_role("heading", level=1).count() == 1
+            assert page.get_by_role("link", name="Reload this page").count() == 1
+            assert_no_exception(page)
+
+
+def press(page: Page, label: str) -> None:
+    page.get_by_test_id("stMainBlockContainer").get_by_role("button").filter(has_text=label).first.click()
+    wait_idle(page)
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_placeholder("Say something").fill(text)
+    page.keyboard.press("Enter")
+    expect_shown(message(page, f"You said: {text}"))
+    wait_idle(page)
+
+
+def write(field: Locator, text: str) -> None:
+    field.fill(text)
+    field.press("Tab")
+
+
+def message(page: Page, text: str) -> Locator:
+    return page.get_by_test_id("stChatMessageContent").filter(has_text=text)
+
+
+def alert(page: Page, text: str) -> Locator:
+    return page.get_by_test_id("stAlert").filter(has_text=text)
+
+
+def task(page: Page, text: str) -> Locator:
+    return page.get_by_test_id("stCheckbox").filter(has_text=text)
+
+
+def card(page: Page, title: str) -> Locator:
+    return (
+        page.get_by_test_id("stMainBlockContainer")
+        .locator("[class*=st-key-card]")
+        .filter(has=page.get_by_text(title, exact=True))
+    )
+
+
+def reload(page: Page) -> None:
+    page.reload()
+    wait_idle(page)
+
+
+def expect_shown(found: Locator) -> None:
+    found.wait_for(state="visible")
+
+
+def expect_metric(page: Page, value: str) -> None:
+    expect_shown(page.get_by_test_id("stMetricValue").filter(has_text=value))
+
+
+def assert_no_exception(page: Page) -> None:
+    assert page.get_by_test_id("stException").all_inner_texts() == []

@@ -1,0 +1,328 @@
+"""The file store when things go wrong: killed writers, full and read-only disks, failing calls, rivals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import time_machine
+from test_stores import count_to_80
+
+from persist_session.errors import StoreError
+from support.stores import set_aside
+
+from persist_session.stores import FileStore, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHILD = Path(__file__).with_name("child.py")
+NAME, KEY = "app-state", "a" * 64
+V1, V2 = "1" * 16, "2" * 16
+LATER = 4e9
+
+
+def put(store: FileStore, data: bytes = b"old", version: str = V1, based_on: str | None = None) -> bool:
+    """Write with an expiry that no test cares about."""
+    return store.write(NAME, KEY, data, version=version, based_on=based_on, expires_at=LATER)
+
+
+def answer_of(*arguments: object) -> Any:
+    """What the program of child.py answers."""
+    done = subprocess.run(
+        [sys.executable, str(CHILD), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def temporary_files(root: Path) -> list[Path]:
+    """What is half-written, or was left so."""
+    return list(root.rglob("*.tmp"))
+
+
+def test_a_killed_writer_leaves_a_whole_record(tmp_path: Path) -> None:
+    """After each of 200 `kill -9` the record is the last acknowledged or the next; leftovers go in time."""
+    tally = answer_of("kill-writers", tmp_path / "state", 200)
+    assert tally["kills"] == 200
+    assert tally["leftovers"] > 0, "no kill hit a write: the test proved nothing"
+    store = FileStore(tmp_path / "state")
+    found = store.read(NAME, KEY)
+    assert found is not None
+    with time_machine.travel(time.time() + 3700):
+        assert put(store, b"next", V1, found.version)
+    assert temporary_files(tmp_path) == []
+
+
+def mounted(folder: Path) -> bool:
+    """Whether a tmpfs of 1 MiB could be mounted at `folder`: it takes root, and a willing container."""
+    folder.mkdir()
+    if os.geteuid() != 0:
+        return False
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(folder)]
+    with contextlib.suppress(FileNotFoundError):  # no mount command
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return False
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A real disk of 1 MiB, or `None` where none can be mounted."""
+    folder = tmp_path / "disk"
+    is_mounted = mounted(folder)
+    yield folder if is_mounted else None
+    if is_mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_record(disk: Path | None, tmp_path: Path) -> None:
+    """A write that finds no room raises, the old record stays, and a smaller write succeeds again."""
+    if disk is None:  # the same promise, by the limit on file sizes
+        too_large_for_the_limit(tmp_path / "state")
+        return
+    store = FileStore(disk)
+    put(store, b"old" * 100_000)
+    with pytest.raises(StoreError, match="room") as caught:
+        put(store, b"new" * 300_000, V2, V1)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOSPC
+    assert store.read(NAME, KEY) == Stored(b"old" * 100_000, V1)
+    assert temporary_files(disk) == []
+    assert put(store, b"small", V2, V1)
+
+
+def test_a_record_can_be_set_aside_and_deleted_on_a_full_disk(disk: Path | None, tmp_path: Path) -> None:
+    """Neither needs room, so a visitor with a damaged record is not stuck."""
+    root = disk or tmp_path / "state"
+    store = FileStore(root)
+    put(store)
+    if disk:
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+    set_aside(store, KEY, LATER)
+    assert store.read(NAME, KEY) is None
+    store.delete(NAME, KEY)
+    assert not [each for each in (root / NAME).rglob("*") if each.is_file()]
+
+
+def test_a_file_size_limit_leaves_the_old_record(tmp_path: Path) -> None:
+    """The same under RLIMIT_FSIZE, which cuts a write in the middle and needs no rights."""
+    too_large_for_the_limit(tmp_path / "state")
+
+
+def too_large_for_the_limit(root: Path) -> None:
+    """Assert that a process that can't write 1 MB raises and leaves the old record."""
+    put(FileStore(root))
+    answer = answer_of("write-with-limit", root, 65536, 1_000_000)
+    assert answer["errno"] == errno.EFBIG
+    assert "room" in answer["error"]
+    assert FileStore(root).read(NAME, KEY) == Stored(b"old", V1)
+    assert temporary_files(root) == []
+
+
+@pytest.fixture
+def read_only(disk: Path | None, tmp_path: Path) -> Iterator[Path]:
+    """A folder with a record, not to be written any more: by the mount for root, by its mode for others."""
+    root = disk or tmp_path / "state"
+    put(FileStore(root))
+    folder = root / NAME / "aa"
+    if disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    elif os.geteuid() != 0:
+        folder.chmod(0o500)
+    else:
+        pytest.skip("modes do not bind root, and this container does not let it mount")
+    yield root
+    if not disk:
+        folder.chmod(0o700)
+
+
+def test_a_read_only_disk_is_an_error_and_still_readable(read_only: Path) -> None:
+    """Writing, setting aside and deleting raise; reading works."""
+    store = FileStore(read_only)
+    with pytest.raises(StoreError) as caught:
+        put(store, b"new", V2, V1)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno in (errno.EROFS, errno.EACCES)
+    with pytest.raises(StoreError):
+        set_aside(store, KEY, LATER)
+    with pytest.raises(StoreError):
+        store.delete(NAME, KEY)
+    assert store.read(NAME, KEY) == Stored(b"old", V1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("step", ["create", "fsync", "rename"])
+def test_a_failing_step_leaves_the_old_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int
+) -> None:
+    """Whichever step up to the rename fails, however: `StoreError`, the old record, nothing left."""
+    store = FileStore(tmp_path / "state")
+    put(store)
+    with monkeypatch.context() as broken:
+        break_step(broken, step, code)
+        with pytest.raises(StoreError, match="Check that") as caught:
+            put(store, b"new", V2, V1)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == code
+    assert store.read(NAME, KEY) == Stored(b"old", V1)
+    assert temporary_files(tmp_path) == []
+
+
+def break_step(broken: pytest.MonkeyPatch, step: str, code: int) -> None:
+    """Let one step of a write fail from now on."""
+    real_open = os.open
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    def failing_to_create(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            failing()
+        return real_open(path, flags, mode)
+
+    if step == "create":
+        broken.setattr(os, "open", failing_to_create)
+    elif step == "fsync":
+        broken.setattr(os, "fsync", failing)
+    else:
+        broken.setattr(Path, "replace", failing)
+
+
+def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no error (a stop of the run, Ctrl-C) passes through, and leaves nothing half-written."""
+
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    store = FileStore(tmp_path / "state")
+    put(store)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put(store, b"new", V2, V1)
+    assert store.read(NAME, KEY) == Stored(b"old", V1)
+    assert temporary_files(tmp_path) == []
+
+
+def test_a_write_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is on the disk before it is renamed, its name right after: folders that were made as well."""
+    steps: list[str] = []
+    real_fsync, real_replace, real_mkdir = os.fsync, Path.replace, Path.mkdir
+
+    def named(descriptor: int) -> str:
+        return Path(f"/dev/fd/{descriptor}").resolve().relative_to(tmp_path).as_posix()
+
+    def fsync(descriptor: int) -> None:
+        steps.append("sync " + named(descriptor))
+        real_fsync(descriptor)
+
+    def replace(source: Path, target: Path) -> Path:
+        steps.append("rename")
+        return real_replace(source, target)
+
+    def mkdir(folder: Path, mode: int) -> None:
+        steps.append("make " + folder.relative_to(tmp_path).as_posix())
+        real_mkdir(folder, mode)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    put(FileStore(tmp_path / "state"))
+    file = next(index for index, step in enumerate(steps) if step.endswith(".tmp"))
+    assert steps[:file] == [
+        "make state",
+        "sync .",
+        "make state/app-state",
+        "sync state",
+        "make state/app-state/aa",
+        "sync state/app-state",
+    ]
+    assert steps[file + 1 :] == ["rename", "sync state/app-state/aa"]
+
+
+@pytest.mark.parametrize("method", ["delete", "set_aside"])
+def test_a_removal_survives_a_power_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What was cleared does not come back: the folder is brought to the disk after the change."""
+    store = FileStore(tmp_path / "state")
+    put(store)
+    left: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda _: left.append(len(list(tmp_path.rglob("*.pickle")))))
+    if method == "delete":
+        store.delete(NAME, KEY)
+    else:
+        set_aside(store, KEY, LATER)
+    assert left == [0]
+
+
+@pytest.mark.parametrize(("code", "harmless"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_without_fsync_of_folders_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, harmless: bool
+) -> None:
+    """The error "not supported" is accepted for a folder; a failing disk is not."""
+    real_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if Path(f"/dev/fd/{descriptor}").is_dir():
+            raise OSError(code, os.strerror(code))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = FileStore(tmp_path / "state")
+    if harmless:
+        assert put(store)
+        return
+    with pytest.raises(StoreError):
+        put(store)
+
+
+def test_two_writes_at_once_never_share_a_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that starts while another is under way has a file of its own, and the slower one is told."""
+    store = FileStore(tmp_path / "state")
+    put(store)
+    real_fsync = os.fsync
+    outcome: list[bool] = []
+
+    def write_in_between(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", real_fsync)
+        outcome.append(put(store, b"rival", V2, V1))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", write_in_between)
+    assert not put(store, b"new", "3" * 16, V1)
+    assert outcome == [True]
+    assert store.read(NAME, KEY) == Stored(b"rival", V2)
+    assert temporary_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
+def test_eight_threads_lose_no_update_however_slow_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """With a wide gap between compare and rename, 8 threads still count to 80, with a store each too."""
+    real_replace = Path.replace
+
+    def slow_replace(source: Path, target: Path) -> Path:
+        time.sleep(0.002)  # the gap in which an update would get lost
+        return real_replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", slow_replace)
+    one = FileStore(tmp_path)
+    assert count_to_80([one if shared else FileStore(tmp_path) for _ in range(8)]) == 80

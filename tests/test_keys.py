@@ -1,0 +1,225 @@
+"""Keys: long enough, apart from each other, and a default one that is private and the same for everybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persist_session.errors import ConfigurationError
+from persist_session.keys import check, derive, load_or_make
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHILD = Path(__file__).with_name("child.py")
+GOOD = "s" * 32
+secrets = st.lists(st.text(min_size=32, max_size=80), min_size=1, max_size=4)
+
+
+@pytest.fixture
+def umask_0() -> Iterator[None]:
+    """The umask that hides no loose mode."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@given(secrets)
+def test_keys_are_derived_apart(chosen: list[str]) -> None:
+    """No purpose shares a key with another, and no key is the secret itself."""
+    keys = derive(chosen)
+    assert len(keys.cookie) == len(keys.record) == len(chosen)
+    raw = {secret.encode("utf-8", "surrogatepass") for secret in chosen}
+    assert not set(keys.cookie) & set(keys.record)
+    assert not raw & {*keys.cookie, *keys.record}
+
+
+@given(secrets)
+def test_derivation_is_stable_and_keeps_the_order(chosen: list[str]) -> None:
+    """The same secrets give the same keys, one by one: oldest first."""
+    assert derive(chosen) == derive(list(chosen))
+    assert derive(chosen).record == tuple(derive([each]).record[0] for each in chosen)
+
+
+def test_the_derivation_never_changes() -> None:
+    """Another derivation in a new release would lose every visitor's state: these bytes are fixed."""
+    keys = derive([GOOD])
+    assert keys.cookie[0].hex() == "239d79c61f7b9373f440d3143b7a62729748512df13bf760663ab86d9df87ede"
+    assert keys.record[0].hex() == "6b1d17fc2e02c2e049ef228869f02c301d7e24013fafc3324ea0d2328b4d8fda"
+
+
+def test_no_key_material_is_in_the_repr() -> None:
+    """Keys may end up in a traceback; their bytes must not."""
+    keys = derive([GOOD])
+    shown = repr(keys) + str(keys)
+    for each in (*keys.cookie, *keys.record):
+        assert repr(each)[2:10] not in shown
+        assert each.hex() not in shown
+
+
+def test_secrets_from_an_environment_that_is_not_utf8_are_good() -> None:
+    """Surrogates, as `os.environ` gives them for other bytes, are no obstacle."""
+    assert derive(["\udcff" * 32]) != derive(["\udcfe" * 32])
+
+
+@pytest.mark.parametrize("bad", [[], (), GOOD, [""], ["s" * 31], [GOOD, "short"], [b"s" * 32], [None]])
+def test_bad_secrets_are_refused_with_a_remedy(bad: list[str]) -> None:
+    """None at all, a bare string, too short or no text: the error says how to make a good one."""
+    for refuse in (check, derive):
+        with pytest.raises(ConfigurationError, match=r"secret_keys.*token_hex\(32\)"):
+            refuse(bad)
+
+
+def test_a_refusal_does_not_repeat_the_secret() -> None:
+    """The error names the position of the bad secret, not the secret."""
+    with pytest.raises(ConfigurationError, match=r"secret_keys\[1\]") as caught:
+        check([GOOD, "hunter2"])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_good_secrets_pass() -> None:
+    """Thirty-two characters are enough."""
+    check([GOOD, "t" * 32])
+
+
+def test_the_default_key_is_made_once(tmp_path: Path) -> None:
+    """The first call makes a key that passes `check`, every later one returns it."""
+    made = load_or_make(tmp_path / "keys")
+    check([made])
+    assert load_or_make(tmp_path / "keys") == made
+    assert load_or_make(tmp_path / "others") != made
+
+
+def test_the_default_key_is_private_under_any_umask(tmp_path: Path, umask_0: None) -> None:
+    """Mode 0600 in folders of mode 0700, and nothing else is left beside it."""
+    folder = tmp_path / "parent" / "keys"
+    load_or_make(folder)
+    (file,) = folder.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+
+
+def test_eight_processes_at_once_get_one_whole_key(tmp_path: Path) -> None:
+    """In 40 rounds of 8 processes that start together, all of a round return one key of 64 characters."""
+    done = subprocess.run(
+        [sys.executable, str(CHILD), "make-keys", str(tmp_path), "40", "8"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(done.stdout)
+    assert len(rounds) == 40
+    for answers in rounds:
+        assert len(answers) == 8
+        assert len(set(answers)) == 1, answers
+        assert len(answers[0]) == 64, answers
+
+
+def _link_folder(folder: Path) -> None:
+    load_or_make(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+def _link_folder_to_nothing(folder: Path) -> None:
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+def _link_file(folder: Path) -> None:
+    load_or_make(folder.with_name("elsewhere"))
+    folder.mkdir(0o700)
+    (folder / "secret_key").symlink_to(folder.with_name("elsewhere") / "secret_key")
+
+
+def _file_for_folder(folder: Path) -> None:
+    folder.write_bytes(b"")
+
+
+def _pipe_for_file(folder: Path) -> None:
+    folder.mkdir(0o700)
+    os.mkfifo(folder / "secret_key", 0o600)
+
+
+def _chmod(mode: int, *, file: bool = False) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        load_or_make(folder)
+        (folder / "secret_key" if file else folder).chmod(mode)
+
+    return plant
+
+
+def _content(content: bytes) -> Callable[[Path], None]:
+    def plant(folder: Path) -> None:
+        load_or_make(folder)
+        (folder / "secret_key").write_bytes(content)
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("plant", "says"),
+    [
+        pytest.param(_link_folder, "symlink", id="folder is a symlink"),
+        pytest.param(_link_folder_to_nothing, "symlink", id="folder is a symlink to nothing"),
+        pytest.param(_link_file, "symbolic links", id="file is a symlink"),
+        pytest.param(_file_for_folder, "not a folder", id="folder is a file"),
+        pytest.param(_pipe_for_file, "regular", id="file is a pipe"),
+        pytest.param(_chmod(0o720), "chmod 700", id="folder is group-writable"),
+        pytest.param(_chmod(0o702), "chmod 700", id="folder is world-writable"),
+        pytest.param(_chmod(0o640, file=True), "chmod 600", id="file is group-readable"),
+        pytest.param(_chmod(0o604, file=True), "chmod 600", id="file is world-readable"),
+        pytest.param(_chmod(0o602, file=True), "chmod 600", id="file is world-writable"),
+        pytest.param(_content(b""), "empty or damaged", id="file is empty"),
+        pytest.param(_content(b"a" * 63), "empty or damaged", id="file is short"),
+        pytest.param(_content(b"\xff" * 64), "empty or damaged", id="file is no text"),
+    ],
+)
+def test_a_key_that_others_may_know_is_refused(
+    tmp_path: Path, plant: Callable[[Path], None], says: str
+) -> None:
+    """A symlink, loose modes, or a damaged file: the error says what is wrong, and no new key replaces it."""
+    folder = tmp_path / "keys"
+    plant(folder)
+    with pytest.raises(ConfigurationError, match=says):
+        load_or_make(folder)
+
+
+@pytest.mark.parametrize("whose", ["folder", "file"])
+def test_a_key_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Who owns the folder or the file could have chosen the key."""
+    load_or_make(tmp_path / "keys")
+    if whose == "folder":
+        monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "keys").stat().st_uid + 1)
+    else:
+        monkeypatch.setattr("persist_session.keys.require_private", lambda _: None)
+        monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "keys").stat().st_uid + 1)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        load_or_make(tmp_path / "keys")
+
+
+def test_a_disk_without_hard_links_is_refused_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the key can't be linked into place, the error offers `secret_keys`; nothing is left behind."""
+
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(ConfigurationError, match="secret_keys") as caught:
+        load_or_make(tmp_path / "keys")
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert list((tmp_path / "keys").iterdir()) == []
