@@ -55,14 +55,22 @@ def policy(name: str, url: str, base_path: str, settings: Settings) -> CookiePol
         base_path: The server's base URL path, `/` if it has none.
         settings: The settings in force.
     """
-    address = urlsplit(url)
-    https = address.scheme == "https"
+    scheme, port = _scheme_and_port(url)
+    https = scheme == "https"
     secure = https if settings.secure is None else settings.secure
     path = settings.path or base_path
-    cookie_name = f"{name}-{address.port}" if address.port else name
+    cookie_name = f"{name}-{port}" if port else name
     if https and secure and path == "/":
         cookie_name = f"__Host-{cookie_name}"
     return CookiePolicy(cookie_name, path, settings.same_site, secure)
+
+
+def _scheme_and_port(url: str) -> tuple[str, int | None]:
+    try:
+        address = urlsplit(url)
+        return address.scheme, address.port
+    except ValueError:  # the visitor's browser says what the address is: nonsense must not stop the app
+        return "", None
 
 
 def newest(name: str, values: Iterable[str], keys: Keys, max_age: float) -> Signed | None:

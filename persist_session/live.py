@@ -10,7 +10,7 @@ from typing import Any
 
 from persist_session.merge import merge
 from persist_session.pickling import Pickled, UnpicklableError, View, dumps, loads
-from persist_session.shape import changed, fill, shapes
+from persist_session.shape import FACTORY, changed, fill, shapes
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Live:
     Attributes:
         obj: The object that the app gets.
         base: The pickle of what was last loaded or saved.
+        run: The newest run that got the object.
         saved: Whether a record holds everything but changes to `obj` itself.
     """
 
@@ -42,8 +43,9 @@ class Live:
         baseline = dumps(obj)
         self._baseline = self.base = baseline.data
         self._references = baseline.references
+        self._is_root_alone = baseline.is_root_alone
         self._shapes = shapes(baseline.references, factory)
-        self._run = run
+        self.run = run
         self._earlier: list[Earlier] = []
 
     @property
@@ -98,7 +100,7 @@ class Live:
         if not view.is_like(self.view):
             self.absorb()
             self._adapt(view, factory)
-        self.view, self.factory, self._run = view, factory, run
+        self.view, self.factory, self.run = view, factory, run
 
     def _adapt(self, view: View, factory: Callable[[], Any]) -> None:
         own = type(self.obj)
@@ -109,7 +111,7 @@ class Live:
         if view.sees(self._references):
             return
         others = {other: target for other, target in self._references.items() if other != name}
-        if not (view.sees(others) and _set_class(self.obj, view.find(*name))):
+        if not (self._is_root_alone and view.sees(others) and _set_class(self.obj, view.find(*name))):
             self._round_trip(view)
         self._grow(view, factory)
 
@@ -121,19 +123,20 @@ class Live:
         self._earlier = [
             earlier for earlier in self._earlier if earlier.run() is not None or earlier is self._earlier[-1]
         ]
-        self._earlier = [*self._earlier[-7:], Earlier(self.obj, before, self._run)]
+        self._earlier = [*self._earlier[-7:], Earlier(self.obj, before, self.run)]
         self.obj = loads(before, view)
         self._baseline = self._dump().data
 
     def _grow(self, view: View, factory: Callable[[], Any]) -> None:
-        grown = changed(self._shapes, view, factory)
+        known = self._references.keys() | {FACTORY}
+        grown = changed({name: old for name, old in self._shapes.items() if name in known}, view, factory)
         if grown:
             fill(self.obj, grown, factory)
         self._shapes = shapes({name: view.find(*name) for name in self._references}, factory)
 
     def _dump(self) -> Pickled:
         pickled = dumps(self.obj)
-        self._references = pickled.references
+        self._references, self._is_root_alone = pickled.references, pickled.is_root_alone
         return pickled
 
     def absorb(self) -> None:

@@ -6,12 +6,22 @@ appended keeps both. Values are compared, not pickles: a set's order differs bet
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable
 from enum import Enum
-from typing import Any
+from types import FunctionType
+from typing import Any, NamedTuple
 
 from persist_session.pickling import attributes_of, is_own_module
 
 _MISSING = object()
+
+
+class _Field(NamedTuple):
+    """A key of a dict or the name of an attribute; a dict of a class of its own may have both."""
+
+    name: Any
+    is_key: bool
 
 
 def merge(base: Any, mine: Any, theirs: Any, path: str = "") -> tuple[Any, list[str]]:
@@ -31,7 +41,7 @@ def merge(base: Any, mine: Any, theirs: Any, path: str = "") -> tuple[Any, list[
         return theirs, []
     if _by_field(mine, theirs):
         return mine, _merge_fields(base, mine, theirs, path)
-    if isinstance(mine, set) and isinstance(theirs, set) and isinstance(base, set):
+    if all(isinstance(value, set) and _tells_equals(value) for value in (base, mine, theirs)):
         mine.update(theirs - base)
         mine.difference_update(base - theirs)
         return mine, []
@@ -46,11 +56,17 @@ def _by_field(mine: Any, theirs: Any) -> bool:
     if type(mine) is not type(theirs):
         return False
     if isinstance(mine, dict):
-        return True
+        return _tells_equals(mine) and _tells_equals(theirs)
     frozen = getattr(getattr(type(mine), "__dataclass_params__", None), "frozen", False)
     whole = isinstance(mine, (tuple, frozenset, list, set, Enum, type))
     # Attributes of other people's classes are their own affair: half a path or half a frame is no value.
     return not frozen and not whole and is_own_module(type(mine).__module__) and bool(attributes_of(mine))
+
+
+def _tells_equals(members: Iterable[Any]) -> bool:
+    # Where a copy's members are others than the original's, all of them would be taken for added.
+    by_identity: Any = object.__hash__
+    return all(type(member).__hash__ is not by_identity for member in members)
 
 
 def _merge_fields(base: Any, mine: Any, theirs: Any, path: str) -> list[str]:
@@ -65,27 +81,27 @@ def _merge_fields(base: Any, mine: Any, theirs: Any, path: str) -> list[str]:
     return lost
 
 
-def _fields(obj: Any) -> dict[Any, Any]:
-    if isinstance(obj, dict):
-        return dict(obj)
-    return {attribute: getattr(obj, attribute) for attribute in attributes_of(obj)}
+def _fields(obj: Any) -> dict[_Field, Any]:
+    items = {_Field(key, is_key=True): value for key, value in obj.items()} if isinstance(obj, dict) else {}
+    return items | {_Field(name, is_key=False): getattr(obj, name) for name in attributes_of(obj)}
 
 
-def _set_field(obj: Any, field: Any, value: Any) -> None:
-    if isinstance(obj, dict):
-        obj.pop(field) if value is _MISSING else obj.__setitem__(field, value)
+def _set_field(obj: Any, field: _Field, value: Any) -> None:
+    if field.is_key:
+        obj.pop(field.name) if value is _MISSING else obj.__setitem__(field.name, value)
     elif value is _MISSING:
-        object.__delattr__(obj, field)
+        object.__delattr__(obj, field.name)
     else:
-        object.__setattr__(obj, field, value)
+        object.__setattr__(obj, field.name, value)
 
 
-def _step(obj: Any, field: Any, path: str) -> str:
+def _step(obj: Any, field: _Field, path: str) -> str:
     root = path or type(obj).__qualname__
-    if not isinstance(obj, dict):
-        return f"{root}.{field}"
+    if not field.is_key:
+        return f"{root}.{field.name}"
     # A key may be a visitor's own words: only what reads like a name is shown.
-    return f"{root}[{field!r}]" if isinstance(field, str) and field.isidentifier() else f"{root}[...]"
+    is_name = isinstance(field.name, str) and field.name.isidentifier()
+    return f"{root}[{field.name!r}]" if is_name else f"{root}[...]"
 
 
 def _both_appended(base: Any, mine: Any, theirs: Any) -> bool:
@@ -96,7 +112,7 @@ def _both_appended(base: Any, mine: Any, theirs: Any) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, looking into objects that only know themselves equal."""
+    """Whether two values hold the same. Attributes tell, not an `__eq__` of the app, which may look at an id alone."""
     return _same(one, other, set())
 
 
@@ -108,23 +124,39 @@ def _same(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:  # noqa: PLR
     if (id(one), id(other)) in met:
         return True  # a cycle: whatever differs is met on another way
     met.add((id(one), id(other)))
+    if isinstance(one, (dict, list, tuple)):
+        return _same_parts(one, other, met) and _same_attributes(one, other, met)
+    if not attributes_of(one):
+        return _equal(one, other)
+    if not is_own_module(type(one).__module__):
+        return _equal(one, other) or _same_attributes(one, other, met)
+    equals: Any = type(one).__eq__
+    is_plain = equals is object.__eq__ or isinstance(equals, FunctionType)
+    return (is_plain or _equal(one, other)) and _same_attributes(one, other, met)
+
+
+def _same_parts(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
     if isinstance(one, dict):
-        return _same_items(one, other, met)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b, met) for a, b in zip(one, other, strict=True))
-    if _equal(one, other):
-        return True
-    return bool(attributes_of(one)) and _same_items(_fields(one), _fields(other), met)
+        return one.keys() == other.keys() and all(_same(value, other[key], met) for key, value in one.items())
+    return len(one) == len(other) and all(_same(a, b, met) for a, b in zip(one, other, strict=True))
 
 
-def _same_items(one: dict[Any, Any], other: dict[Any, Any], met: set[tuple[int, int]]) -> bool:
-    return one.keys() == other.keys() and all(_same(value, other[key], met) for key, value in one.items())
+def _same_attributes(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
+    names = attributes_of(one)
+    return {*names} == {*attributes_of(other)} and all(
+        _same(getattr(one, name), getattr(other, name), met) for name in names
+    )
 
 
 def _equal(one: Any, other: Any) -> bool:
     try:
+        # numpy stretches arrays of other shapes until they can be compared
+        if any(getattr(one, trait, None) != getattr(other, trait, None) for trait in ("shape", "dtype")):
+            return False
         # pandas answers == with a frame, numpy with an array
         answer = one.equals(other) if hasattr(one, "equals") else one == other
-        return bool(answer.all() if hasattr(answer, "all") else answer)
+        is_equal = bool(answer.all() if hasattr(answer, "all") else answer)
+        # what is no number is not even equal to itself
+        return is_equal or (not attributes_of(one) and pickle.dumps(one) == pickle.dumps(other))
     except Exception:  # noqa: BLE001 (a comparison that fails says nothing: the values count as different)
         return False

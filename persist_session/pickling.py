@@ -16,14 +16,18 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 Reference = tuple[str, str]
 """Module and qualified name of a class or function."""
 
+References = dict[Reference, Any]
+
 _CONCURRENT_CHANGE_RETRIES = 50
-_LONGEST_SEARCH = 200
+_LONGEST_SEARCH = 100
+
+_AMBIGUOUS = object()
 
 
 class UnpicklableError(Exception):
@@ -31,10 +35,17 @@ class UnpicklableError(Exception):
 
 
 class Pickled(NamedTuple):
-    """A pickle, and the app's own classes and functions that it refers to."""
+    """A pickle, and the app's own classes and functions that it refers to.
+
+    Attributes:
+        data: The pickle.
+        references: What each name means in it; where it means two classes at once, neither.
+        is_root_alone: Whether no other instance of the object's own class is inside of it.
+    """
 
     data: bytes
     references: Mapping[Reference, Any]
+    is_root_alone: bool
 
 
 class View:
@@ -72,7 +83,7 @@ class View:
         # A hot-reloaded module lives on in the runs that imported it before: what the caller holds comes before
         # sys.modules, so that isinstance() holds in every run.
         top = qualname.partition(".")[0]
-        for namespace in self._namespaces:
+        for namespace in (*self._namespaces, *self._imported(module)):
             value = namespace.get(top)
             if namespace.get("__name__") != module and (
                 getattr(value, "__module__", None) != module or getattr(value, "__qualname__", None) != top
@@ -82,6 +93,14 @@ class View:
                 yield _walk(namespace, qualname)
             except LookupError:
                 continue
+
+    def _imported(self, module: str) -> Iterator[dict[str, Any]]:
+        if module == "__main__":
+            return
+        for namespace in self._namespaces:
+            for value in list(namespace.values()):
+                if isinstance(value, ModuleType) and value.__name__ == module:
+                    yield vars(value)
 
     def sees(self, references: Mapping[Reference, Any]) -> bool:
         """Whether each of these names still means the same object."""
@@ -165,43 +184,71 @@ def is_own_module(module: str) -> bool:
 
 
 class _Pickler(pickle.Pickler):
-    def __init__(self, buffer: io.BytesIO) -> None:
+    def __init__(self, buffer: io.BytesIO, root: type | None = None) -> None:
         super().__init__(buffer, protocol=5)
         self.references: dict[Reference, Any] = {}
+        self.roots: list[Any] = []
+        self._root = root
         self.reducer_override = self._reducer()  # type: ignore[method-assign]
 
     def _reducer(self) -> Callable[[Any], Any]:
         """What the pickler asks of every object but plain values and containers: so it answers fast.
 
-        A closure costs half of a method here. Types that need nothing special are remembered.
+        A closure costs half of a method here. It must not know the pickler: the cycle would keep the whole state, and
+        its pickle, in memory until the garbage collector comes by.
         """
+        references, roots, root = self.references, self.roots, self._root
         ordinary: set[type] = set()
+        special: dict[type, Callable[[Any, References], Any] | None] = {}
 
         def reduce(obj: Any) -> Any:
             kind = type(obj)
             if kind in ordinary:
                 return NotImplemented
-            if isinstance(obj, (type, FunctionType)):
-                return self._reduce_name(obj)
-            if _is_slotted_dataclass(kind):
-                return _reduce_slotted(obj)
-            ordinary.add(kind)
+            if kind is root:
+                roots.append(obj)
+            if kind not in special:
+                special[kind] = _special(kind)
+            how = special[kind]
+            if how is not None:
+                return how(obj, references)
+            if kind is not root:
+                ordinary.add(kind)
             return NotImplemented
 
         return reduce
 
-    def _reduce_name(self, obj: Any) -> Any:
-        name = (obj.__module__, obj.__qualname__)
-        if name[0] == "builtins" or not isinstance(name[0], str):
-            return NotImplemented
-        if "<locals>" in name[1] or "<lambda>" in name[1]:
-            raise pickle.PicklingError(
-                f"{name[1].replace('<locals>.', '')} is made inside a function, so no later run can find it; "
-                "define it at the top level of a script or module"
-            )
-        if is_own_module(name[0]):
-            self.references[name] = obj
-        return NotImplemented if _is_importable(obj, name) else (_reference, name)
+
+def _special(kind: type) -> Callable[[Any, References], Any] | None:
+    if issubclass(kind, (type, FunctionType)):
+        return _reduce_name
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return _reduce_by_itself if is_own_module(kind.__module__) else None
+    return _reduce_slotted if _is_slotted_dataclass(kind) else None
+
+
+def _reduce_name(obj: Any, references: References) -> Any:
+    name = (obj.__module__, obj.__qualname__)
+    if name[0] == "builtins" or not isinstance(name[0], str):
+        return NotImplemented
+    if "<locals>" in name[1] or "<lambda>" in name[1]:
+        raise pickle.PicklingError(
+            f"{name[1].replace('<locals>.', '')} is made inside a function, so no later run can find it; "
+            "define it at the top level of a script or module"
+        )
+    return _refer(obj, name, references)
+
+
+def _reduce_by_itself(obj: Any, references: References) -> Any:
+    reduced = obj.__reduce_ex__(5)
+    # A sentinel names itself: a global, to be found where the caller sees it as a class is.
+    return _refer(obj, (obj.__module__, reduced), references) if isinstance(reduced, str) else reduced
+
+
+def _refer(obj: Any, name: Reference, references: References) -> Any:
+    if is_own_module(name[0]) and references.setdefault(name, obj) is not obj:
+        references[name] = _AMBIGUOUS
+    return name[1] if _is_importable(obj, name) else (_reference, name)
 
 
 def _is_importable(obj: Any, name: Reference) -> bool:
@@ -214,13 +261,21 @@ def _is_importable(obj: Any, name: Reference) -> bool:
         return False
 
 
-def _is_slotted_dataclass(kind: type) -> bool:
-    # The pair that dataclass(slots=True) generates stores values by position, so a field added in the middle
-    # would shift all later values into the wrong fields (dataclasses.py, _dataclass_setstate).
-    return getattr(kind.__dict__.get("__setstate__"), "__name__", "") == "_dataclass_setstate"
+def _is_slotted_dataclass(kind: Any) -> bool:
+    # The pair that dataclass(frozen=True, slots=True) generates stores values by position, so a field added in the
+    # middle would shift all later values into the wrong fields (dataclasses.py, _dataclass_setstate). Without it, a
+    # field that was removed would make every older state fail: there is no slot for its value.
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is None:
+        return False
+    get, put = kind.__getstate__, getattr(kind, "__setstate__", None)
+    if put is not None:
+        return (get.__name__, getattr(put, "__name__", "")) == ("_dataclass_getstate", "_dataclass_setstate")
+    slots = {slot for base in kind.__mro__ for slot in _slots_of(base)} - {"__weakref__"}
+    return get is object.__getstate__ and kind.__dictoffset__ == 0 and slots <= fields.keys()
 
 
-def _reduce_slotted(obj: Any) -> Any:
+def _reduce_slotted(obj: Any, _: References) -> Any:
     kind = type(obj)
     fields = {field: getattr(obj, field) for field in kind.__dataclass_fields__ if hasattr(obj, field)}
     return copyreg.__newobj__, (kind,), fields, None, None, _set_fields  # type: ignore[attr-defined]
@@ -249,7 +304,7 @@ def dumps(obj: Any) -> Pickled:
         try:
             return _dump_once(obj)
         except RuntimeError as error:
-            if "changed size during iteration" not in str(error) or attempt == _CONCURRENT_CHANGE_RETRIES - 1:
+            if "during iteration" not in str(error) or attempt == _CONCURRENT_CHANGE_RETRIES - 1:
                 raise _unpicklable(obj, error) from error
             time.sleep(0.001)
         except Exception as error:  # pickling calls any code of the app's classes: whatever it raises is the answer
@@ -259,19 +314,23 @@ def dumps(obj: Any) -> Pickled:
 
 def _dump_once(obj: Any) -> Pickled:
     buffer = io.BytesIO()
-    pickler = _Pickler(buffer)
+    pickler = _Pickler(buffer, type(obj))
     pickler.dump(obj)
-    return Pickled(buffer.getvalue(), pickler.references)
+    return Pickled(buffer.getvalue(), pickler.references, len(pickler.roots) <= 1)
 
 
 def loads(data: bytes, view: View) -> Any:
     """The object, made of the classes that the view sees.
 
     Raises:
-        LookupError: A class is gone.
-        Exception: Whatever the app's own classes raise.
+        LookupError: A class is gone, or raised something; the message quotes nothing of the state.
     """
-    return _Unpickler(io.BytesIO(data), view).load()
+    try:
+        return _Unpickler(io.BytesIO(data), view).load()
+    except Exception as error:  # restoring calls any code of the app's classes
+        if type(error) is LookupError:
+            raise
+        raise LookupError(f"restoring it raised {type(error).__name__}") from error
 
 
 def instances(obj: Any, wanted: Callable[[type], bool]) -> list[Any]:
@@ -290,37 +349,51 @@ class _Collector(_Pickler):
         super().__init__(io.BytesIO())
 
     def _reducer(self) -> Callable[[Any], Any]:
-        ordinary = super()._reducer()
+        ordinary, wanted, found = super()._reducer(), self._wanted, self.found
 
         def reduce(obj: Any) -> Any:
-            if not isinstance(obj, (type, FunctionType)) and self._wanted(type(obj)):
-                self.found.append(obj)
+            if not isinstance(obj, (type, FunctionType)) and wanted(type(obj)):
+                found.append(obj)
             return ordinary(obj)
 
         return reduce
 
 
 def _unpicklable(obj: Any, error: Exception) -> UnpicklableError:
-    path = _path_to_culprit(obj, type(obj).__qualname__, set())
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return UnpicklableError(f"{path} can't be pickled: {reason}")
+    path = type(obj).__qualname__
+    if isinstance(error, RecursionError):
+        return UnpicklableError(f"{path} can't be pickled: it is nested too deeply")
+    path, error = _culprit(obj, path, error, set())
+    # Pickling's own words name types; the app's own errors may quote what the state holds.
+    said = isinstance(error, (pickle.PicklingError, TypeError, AttributeError))
+    return UnpicklableError(f"{path} can't be pickled: {error if said else f'{type(error).__name__} was raised'}")
 
 
-def _path_to_culprit(obj: Any, path: str, seen: set[int]) -> str:
-    seen.add(id(obj))
-    if len(seen) < _LONGEST_SEARCH:
+def _culprit(obj: Any, path: str, error: Exception, around: set[int]) -> tuple[str, Exception]:
+    """The path to the innermost part that can't be pickled, and what pickling it raises."""
+    around.add(id(obj))
+    if len(around) < _LONGEST_SEARCH:
+        probe = _Probe(around)
         for step, child in _children(obj):
-            if id(child) not in seen and not _picklable(child):
-                return _path_to_culprit(child, path + step, seen)
-    return path
+            try:
+                probe.dump(child)
+            except Exception as inner:  # noqa: BLE001 (the app's own classes raise anything)
+                return _culprit(child, path + step, inner, around)
+    return path, error
 
 
-def _picklable(obj: Any) -> bool:
-    try:
-        _dump_once(obj)
-    except Exception:  # noqa: BLE001 (only asks whether)
-        return False
-    return True
+class _Probe(_Pickler):
+    """Pickles the parts of an object: what they share only once, and nothing of what is around them.
+
+    A part that knows its owner can be pickled as little as the owner: it would be taken for the culprit.
+    """
+
+    def __init__(self, around: set[int]) -> None:
+        super().__init__(io.BytesIO())
+        self._around = around
+
+    def persistent_id(self, obj: Any) -> Any:
+        return 0 if id(obj) in self._around else None
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
@@ -349,4 +422,9 @@ def attributes_of(obj: Any) -> list[str]:
 
 def _slots_of(base: type) -> tuple[str, ...]:
     slots = base.__dict__.get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    owner = base.__name__.lstrip("_")
+    # Private names are mangled, as everywhere in a class (copyreg.py, _slotnames).
+    return tuple(
+        f"_{owner}{name}" if owner and name.startswith("__") and not name.endswith("__") else name
+        for name in ((slots,) if isinstance(slots, str) else slots)
+    )

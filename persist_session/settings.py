@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import re
 import threading
@@ -171,16 +173,16 @@ def _number(name: str, value: Any) -> float:
     try:
         if not isinstance(value, bool):
             return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass  # said below, for every kind of wrong value at once
     raise ConfigurationError(f"{name} must be a number, not {value!r}.")
 
 
 def _size(value: Any) -> int:
-    size = int(_number("max_bytes", value))
-    if size < 1:
+    size = _number("max_bytes", value)
+    if not 1 <= size < math.inf:
         raise ConfigurationError(f"max_bytes must be at least 1, not {value!r}.")
-    return size
+    return int(size)
 
 
 def _boolean(name: str) -> Callable[[Any], bool]:
@@ -205,6 +207,8 @@ def _boolean(name: str) -> Callable[[Any], bool]:
 
 
 def _secret_keys(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (str, Sequence)):
+        raise ConfigurationError(f"secret_keys must be a list of strings, not a {type(value).__name__}.")
     secrets = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
     if not secrets:
         raise ConfigurationError("secret_keys must hold at least one key; leave it out for a key made by itself.")
@@ -214,13 +218,17 @@ def _secret_keys(value: Any) -> tuple[str, ...]:
 
 def _store(value: Any) -> Store:
     if isinstance(value, str):
-        return open_store(value)
+        return _opened(value)
     if isinstance(value, Store):
         return value
     raise ConfigurationError(
         "store must be a Store (read, write, delete, set_aside) or a URL such as file:///srv/state, "
         f"not a {type(value).__name__}."
     )
+
+
+# The same store for the same URL: so configure sees that it was repeated.
+_opened = functools.lru_cache(maxsize=8)(open_store)
 
 
 def _app(value: Any) -> str:

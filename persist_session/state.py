@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -108,13 +109,14 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
         self._on_error = on_error
         self._on_unloadable = on_unloadable
-        self._open: list[Held | None] = []
+        # A block that is made once, in an imported module, is entered by the threads of all visitors.
+        self._open: defaultdict[int, list[Held | None]] = defaultdict(list)
 
     def __enter__(self) -> T:
         run = host.current_run()
         if run is None:
             _warn_outside(self._name)
-            self._open.append(None)
+            self._open[threading.get_ident()].append(None)
             return self._factory()
         held = self._meet(run)
         with held.lock:
@@ -123,7 +125,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 block = held.blocks[threading.get_ident()] = Block(_bring(held, self._caller(run)), run.mark)
             else:
                 block.depth += 1
-        self._open.append(held)
+        self._open[threading.get_ident()].append(held)
         obj: T = block.obj
         return obj
 
@@ -162,7 +164,9 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        held = self._open.pop()
+        held = self._open[threading.get_ident()].pop()
+        if not self._open[threading.get_ident()]:
+            del self._open[threading.get_ident()]
         if held is None:
             return
         with held.lock:

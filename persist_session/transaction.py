@@ -12,7 +12,7 @@ from persist_session.errors import StateTooLargeError, StoreError, UnloadableSta
 from persist_session.live import Live
 from persist_session.pickling import Pickled, UnpicklableError, View, loads
 from persist_session.place import Absence, Place, Saved
-from persist_session.snapshot import pack, restore, unpack
+from persist_session.snapshot import pack, restore
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, S
     payload, saved = place.read(options.max_age)
     if isinstance(payload, Absence):
         return None, saved
+    live = _restored(payload, saved, place, caller, options)
+    return live, Saved() if live is None else saved
+
+
+def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, options: Options) -> Live | None:
     try:
         obj = restore(payload, caller.view, caller.factory)
     except Exception as error:  # unpickling calls any code of the app's classes
@@ -87,8 +92,8 @@ def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, S
             ) from error
         _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, _reason(error))
         place.set_aside(saved.version or "", options.max_age)
-        return None, Saved()
-    return _live(obj, caller, place.name, saved=True), saved
+        return None
+    return _live(obj, caller, place.name, saved=True)
 
 
 def _reason(error: Exception) -> str:
@@ -135,7 +140,7 @@ def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
     Raises:
         ClearedError: The record was deleted since it was loaded.
         StoreError: The store failed; the old record is still there.
-        StateError: The object can't be saved; the old record is still there.
+        StateError: The object can't be saved, or what was saved elsewhere can't be loaded; the record stays as it is.
     """
     for _ in range(_CONFLICT_RETRIES):
         try:
@@ -186,8 +191,12 @@ def _meet_other_save(live: Live, place: Place, saved: Saved, options: Options) -
         raise ClearedError
     if isinstance(payload, Absence):
         return found
-    _, data = unpack(payload)
-    _warn_of_lost(live.rebase(loads(data, live.view)), place.name)
+    if saved.lineage not in (None, found.lineage):
+        raise ClearedError
+    theirs = _restored(payload, found, place, Caller(live.view, live.factory, live.run), options)
+    if theirs is None:
+        return Saved()
+    _warn_of_lost(live.rebase(theirs.obj), place.name)
     return found
 
 

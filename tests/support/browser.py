@@ -31,6 +31,13 @@ _IDLE = """() => {
         && app.getAttribute('data-test-connection-state') === 'CONNECTED';
 }"""
 
+_WATCH_STATE = """() => {
+    window.__stirred = false;
+    const app = document.querySelector('[data-testid="stApp"]');
+    const observer = new MutationObserver(() => { window.__stirred = true; observer.disconnect(); });
+    observer.observe(app, { attributes: true, attributeFilter: ['data-test-script-state'] });
+}"""
+
 # A frame is the finest step that a person can see; a MutationObserver adds what stood between two frames.
 _RECORDER = """(selector) => {
     const seen = window.__recorded ??= {};
@@ -116,3 +123,23 @@ def recorded(page: Page, selector: str) -> list[dict[str, Any]]:
     read = "(selector) => window.__recorded?.[selector] ?? []"
     moments: list[dict[str, Any]] = page.evaluate(read, selector)
     return moments
+
+
+def reload_app(page: Page) -> None:
+    """Reload the page and return when the app is idle."""
+    page.reload()
+    wait_idle(page)
+
+
+def press(page: Page, label: str) -> None:
+    """Press the app's button of this label and return when the run that it asks for is over."""
+    page.evaluate(_WATCH_STATE)
+    page.get_by_role("button", name=label, exact=True).click()
+    # Right after a click the page may still say that no script runs.
+    page.wait_for_function("() => window.__stirred")
+    wait_idle(page)
+
+
+def shown(page: Page, key: str) -> str:
+    """Return the text of the app's container of this key."""
+    return page.locator(f".st-key-{key}").inner_text()

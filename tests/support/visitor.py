@@ -300,9 +300,7 @@ class Visitor:
         state.chat_input_value.data = text
         return self._act([state], chat.origin.fragment_id, wait=wait)
 
-    def set_widget(
-        self, widget: Element | str, value: object, *, field: str | None = None, wait: bool = True
-    ) -> Self:
+    def set_widget(self, widget: Element | str, value: object, *, field: str | None = None, wait: bool = True) -> Self:
         """Set any widget, given as an element or by its id.
 
         Args:
@@ -434,6 +432,8 @@ class Visitor:
             additional_headers=headers,
             max_size=None,
             open_timeout=self.timeout,
+            # A server that is busy or dead must not hold up the tab that leaves it.
+            close_timeout=1,
         )
         return self._connection.enter_context(connection)
 

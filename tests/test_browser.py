@@ -1,0 +1,650 @@
+"""What a visitor sees in a real browser: a state that is there again, at once, and nothing of how."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support import AppServer, StrippingProxy, write_app
+from support.browser import (
+    open_app,
+    press,
+    record_text,
+    recorded_text,
+    reload_app,
+    shown,
+    wait_for_cookie,
+    wait_idle,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Served
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = pytest.mark.browser
+
+DAY = 24 * 3600
+
+# Every run of a script leaves a dot in a file.
+COUNTER = """
+    from pathlib import Path
+
+    import streamlit as st
+    from persist_session import clear_cookie_state, persistent_state
+
+    class AppState:
+        def __init__(self):
+            self.count = 0
+
+    with Path("runs").open("a") as runs:
+        runs.write(".")
+    with persistent_state("app-state", AppState) as s:
+        if st.button("Add"):
+            s.count += 1
+        with st.container(key="count"):
+            st.text(f"Count {s.count}")
+    st.button("Look")
+    st.button("Clear", on_click=clear_cookie_state, args=["app-state"])
+"""
+
+
+# A reload
+
+
+def test_a_reload_restores_in_one_run_without_a_flash(served: Served, page: Page) -> None:
+    """The first thing that a reloaded page shows is the restored value, in one run, and no iframe is ever in it."""
+    server = served(COUNTER)
+    record_text(page, ".st-key-count")
+    record_text(page, "iframe")
+    visit_first(page, server)
+    for _ in range(3):
+        press(page, "Add")
+    before = runs_of(server)
+    reload_app(page)
+    press(page, "Look")
+    assert [text for text in recorded_text(page, ".st-key-count") if text] == ["Count 3"]
+    assert recorded_text(page, "iframe") == [None]
+    assert runs_of(server) - before == 2, "one for the reload, one for the click"
+
+
+def test_a_first_visit_takes_two_runs(served: Served, page: Page) -> None:
+    """The browser is asked in the first run and gets its cookie in the second; no third one follows."""
+    server = served(COUNTER)
+    before = runs_of(server)
+    visit_first(page, server)
+    press(page, "Look")
+    assert runs_of(server) - before == 3, "two for the visit, one for the click"
+
+
+def test_a_first_visit_takes_one_run_where_the_browser_is_not_asked(served: Served, page: Page) -> None:
+    """With `ask_browser=False` the cookie is set in the first run, and a reload restores as ever."""
+    server = served(f"{COUNTER}    from persist_session import configure\n    configure(ask_browser=False)\n")
+    open_app(page, server.url)
+    with page.context.browser.new_context() as context:  # type: ignore[union-attr]  # a context of a browser has one
+        another = context.new_page()
+        before = runs_of(server)
+        visit_first(another, server)
+        press(another, "Add")
+        assert runs_of(server) - before == 2, "one for the visit, one for the click"
+        reload_app(another)
+        assert shown(another, "count") == "Count 1"
+
+
+def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -> None:
+    """After SIGKILL and a new start the open page goes on where it was, and so does a reloaded one."""
+    server = served(COUNTER)
+    visit_first(page, server)
+    press(page, "Add")
+    server.kill()
+    page.wait_for_function(f"() => {CONNECTION} !== 'CONNECTED'")
+    server.start()
+    page.wait_for_function(f"() => {CONNECTION} === 'CONNECTED'")
+    wait_idle(page)
+    assert shown(page, "count") == "Count 1"
+    press(page, "Add")
+    reload_app(page)
+    assert shown(page, "count") == "Count 2"
+
+
+def test_another_browser_gets_a_state_of_its_own(served: Served, page: Page, chromium: Browser) -> None:
+    """A visitor without the cookie starts fresh, and leaves the first one's state alone."""
+    server = served(COUNTER)
+    visit_first(page, server)
+    press(page, "Add")
+    with chromium.new_context() as context:
+        another = context.new_page()
+        visit_first(another, server)
+        assert shown(another, "count") == "Count 0"
+        press(another, "Add")
+        press(another, "Add")
+    reload_app(page)
+    assert shown(page, "count") == "Count 1"
+
+
+# The cookie
+
+
+def test_the_cookie_is_as_promised(served: Served, page: Page) -> None:
+    """It is called after state and port, lasts 30 days, stays on the site, and belongs to the whole site."""
+    server = served(COUNTER)
+    visit_first(page, server)
+    cookie = cookie_of(page.context, f"app-state-{server.port}")
+    assert abs(cookie["expires"] - time.time() - 30 * DAY) < 120
+    assert (cookie["sameSite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "127.0.0.1")
+    assert not cookie["secure"]
+    assert set(cookie["value"]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-")
+
+
+def test_a_base_path_keeps_the_cookie_to_itself(served: Served, page: Page) -> None:
+    """Below `server.baseUrlPath` the cookie's path is that path, and a reload restores in one run."""
+    server = served(COUNTER, options={"server.baseUrlPath": "shop"})
+    visit_first(page, server)
+    press(page, "Add")
+    assert cookie_of(page.context, f"app-state-{server.port}")["path"] == "/shop"
+    before = runs_of(server)
+    reload_app(page)
+    press(page, "Look")
+    assert shown(page, "count") == "Count 1"
+    assert runs_of(server) - before == 2
+
+
+def test_two_apps_on_one_host_leave_each_other_alone(served: Served, page: Page) -> None:
+    """Two ports of one host, one name, different keys, one browser: each app keeps its own state and cookie."""
+    servers = [served(COUNTER), served(f"{COUNTER}\n    st.text('The other app')\n")]
+    pages = [page, page.context.new_page()]
+    for tab, server, clicks in zip(pages, servers, (1, 2), strict=True):
+        visit_first(tab, server)
+        for _ in range(clicks):
+            press(tab, "Add")
+    for count in (2, 3):
+        for tab in pages:
+            reload_app(tab)
+            press(tab, "Add")
+        assert [shown(tab, "count") for tab in pages] == [f"Count {count}", f"Count {count + 1}"]
+
+
+def test_a_clear_gives_a_fresh_state_and_another_cookie(served: Served, page: Page) -> None:
+    """The button clears at once, the browser gets a cookie of another id, and a reload stays fresh."""
+    server = served(COUNTER)
+    old = visit_first(page, server)
+    press(page, "Add")
+    reload_app(page)
+    press(page, "Clear")
+    assert shown(page, "count") == "Count 0"
+    new = wait_for_other_cookie(page, f"app-state-{server.port}", old)
+    assert new.split(".")[0] != old.split(".")[0]
+    before = runs_of(server)
+    reload_app(page)
+    assert shown(page, "count") == "Count 0"
+    press(page, "Add")
+    assert runs_of(server) - before == 2
+    reload_app(page)
+    assert shown(page, "count") == "Count 1"
+
+
+def test_a_stripping_proxy_costs_a_run_and_no_cookie(served: Served, page: Page) -> None:
+    """Where handshakes come without cookies a reload restores in two runs, and the cookie stays what it was."""
+    server = served(COUNTER)
+    with StrippingProxy(server.url) as proxy:
+        name = f"app-state-{proxy.url.rpartition(':')[2]}"
+        open_app(page, proxy.url)
+        cookie = wait_for_cookie(page.context, name)
+        wait_idle(page)
+        press(page, "Add")
+        press(page, "Add")
+        for _ in range(2):
+            before = runs_of(server)
+            page.reload()
+            page.get_by_text("Count 2").wait_for()
+            wait_idle(page)
+            press(page, "Look")
+            assert runs_of(server) - before == 3, "two for the reload, one for the click"
+            assert shown(page, "count") == "Count 2"
+            assert cookie_of(page.context, name)["value"] == cookie
+        page.close()
+
+
+def test_a_secure_page_has_a_cookie_that_no_sibling_can_plant(tmp_path: Path, chromium: Browser) -> None:
+    """On https the cookie's name begins with `__Host-`, it is Secure, and a reload restores."""
+    certificate = self_signed(tmp_path)
+    with (
+        SecureServer(write_app(tmp_path, COUNTER), options=certificate) as server,
+        chromium.new_context(ignore_https_errors=True) as context,
+    ):
+        page = context.new_page()
+        open_app(page, server.url)
+        wait_for_cookie(context, f"__Host-app-state-{server.port}")
+        wait_idle(page)
+        press(page, "Add")
+        before = runs_of(server)
+        reload_app(page)
+        press(page, "Look")
+        assert shown(page, "count") == "Count 1"
+        assert runs_of(server) - before == 2
+        assert cookie_of(context, f"__Host-app-state-{server.port}")["secure"]
+
+
+# Leaving the block in other ways than by its end
+
+LEAVING = """
+    import time
+    from pathlib import Path
+
+    import streamlit as st
+    from persist_session import persistent_state
+    from visitor import AppState
+
+    with persistent_state("app-state", AppState) as s:
+        pressed = [each for each in ("Add", "Rerun", "Stop", "Switch", "Long", "Sleep", "Fail") if st.button(each)]
+        for each in pressed:
+            s.log.append(each)
+        if "Rerun" in pressed:
+            st.rerun()
+        if "Stop" in pressed:
+            st.stop()
+        if "Switch" in pressed:
+            st.switch_page("pages/other.py")
+        if "Fail" in pressed:
+            raise ValueError("Broken on purpose")
+        if "Long" in pressed:
+            st.text("Working")
+            while True:
+                time.sleep(0.01)
+                st.empty()
+        if "Sleep" in pressed:
+            st.text("Working")
+            time.sleep(1)
+    if "Sleep" in pressed:
+        Path("slept").touch()
+    with st.container(key="log"):
+        st.text(f"Log: {' '.join(s.log)}")
+"""
+OTHER_PAGE = """
+    import streamlit as st
+    from persist_session import persistent_state
+    from visitor import AppState
+
+    with persistent_state("app-state", AppState) as s, st.container(key="other"):
+        st.text(f"Other: {' '.join(s.log)}")
+"""
+VISITOR = """
+    class AppState:
+        def __init__(self):
+            self.log = []
+"""
+
+
+@pytest.fixture
+def leaving(served: Served) -> AppServer:
+    """Return a server of an app that leaves its block in every way that there is."""
+    return served(LEAVING, files={"visitor.py": VISITOR, "pages/other.py": OTHER_PAGE})
+
+
+@pytest.mark.parametrize("way", ["Rerun", "Stop", "Switch"])
+def test_the_first_change_of_a_first_visit_survives(leaving: AppServer, chromium: Browser, way: str) -> None:
+    """A click as early as a browser can, which leaves the block by rerun, stop or switch: kept, with its cookie."""
+    for _ in range(3):
+        with chromium.new_context() as context:
+            page = context.new_page()
+            page.goto(leaving.url)
+            page.get_by_role("button", name=way, exact=True).click()
+            wait_for_cookie(context, f"app-state-{leaving.port}")
+            if way == "Switch":
+                page.get_by_text("Other: Switch").wait_for()
+            wait_idle(page)
+            open_app(page, leaving.url)
+            assert shown(page, "log") == f"Log: {way}"
+
+
+def test_stop_rerun_and_switch_save(leaving: AppServer, page: Page) -> None:
+    """Streamlit's own ways out of a block save what was done before them."""
+    visit_first(page, leaving)
+    press(page, "Stop")
+    press(page, "Rerun")
+    assert shown(page, "log") == "Log: Stop Rerun"
+    page.get_by_role("button", name="Switch", exact=True).click()
+    page.get_by_text("Other: Stop Rerun Switch").wait_for()
+    open_app(page, leaving.url)
+    assert shown(page, "log") == "Log: Stop Rerun Switch"
+
+
+def test_a_click_into_a_long_run_loses_neither(leaving: AppServer, page: Page) -> None:
+    """A second click ends a run that calls Streamlit all the time: both changes are there, also after a reload."""
+    visit_first(page, leaving)
+    for _ in range(2):
+        page.get_by_role("button", name="Long", exact=True).click()
+        page.get_by_text("Working").wait_for()
+        press(page, "Add")
+    assert shown(page, "log") == "Log: Long Add Long Add"
+    reload_app(page)
+    assert shown(page, "log") == "Log: Long Add Long Add"
+
+
+def test_a_click_into_a_sleeping_run_loses_neither(leaving: AppServer, page: Page) -> None:
+    """A run that sleeps ends long after the one that took its place: both changes are there, whoever ended last."""
+    (leaving.app.parent / "slept").unlink(missing_ok=True)
+    visit_first(page, leaving)
+    page.get_by_role("button", name="Sleep", exact=True).click()
+    page.get_by_text("Working").wait_for()
+    press(page, "Add")
+    assert shown(page, "log") == "Log: Sleep Add"
+    eventually(page, (leaving.app.parent / "slept").exists)
+    reload_app(page)
+    assert shown(page, "log") == "Log: Sleep Add"
+
+
+def test_a_closed_tab_saves(leaving: AppServer, page: Page) -> None:
+    """A tab that is closed in the middle of a run leaves behind what the run had done."""
+    visit_first(page, leaving)
+    press(page, "Add")
+    page.get_by_role("button", name="Long", exact=True).click()
+    page.get_by_text("Working").wait_for()
+    another = page.context.new_page()
+    page.close()
+    eventually(another, lambda: open_app(another, leaving.url) or shown(another, "log") == "Log: Add Long")
+
+
+def test_an_exception_shows_and_discards(leaving: AppServer, page: Page) -> None:
+    """The error is on the page as always; the next run and a reload have the last saved state."""
+    visit_first(page, leaving)
+    press(page, "Add")
+    press(page, "Fail")
+    assert "ValueError: Broken on purpose" in page.get_by_test_id("stException").inner_text()
+    press(page, "Add")
+    assert page.get_by_test_id("stException").count() == 0
+    assert shown(page, "log") == "Log: Add Add"
+    press(page, "Fail")
+    reload_app(page)
+    assert page.get_by_test_id("stException").count() == 0
+    assert shown(page, "log") == "Log: Add Add"
+
+
+# By hand
+
+BY_HAND = """
+    import streamlit as st
+    from persist_session import load_state, save_state
+
+    class AppState:
+        def __init__(self):
+            self.count = 0
+
+    def add():
+        state.count += 1
+        save_state("app-state", state)
+
+    def load_and_add():
+        loaded = load_state("app-state", AppState)
+        loaded.count += 1
+        save_state("app-state", loaded)
+
+    state = load_state("app-state", AppState)
+    st.button("Callback", on_click=add)
+    st.button("Callback that loads", on_click=load_and_add)
+    if st.button("Save"):
+        state.count += 1
+        save_state("app-state", state)
+    if st.button("Replace"):
+        state = AppState()
+        state.count = 40
+        save_state("app-state", state)
+    if st.button("Forget"):
+        state.count += 100
+    with st.container(key="count"):
+        st.text(f"Count {state.count}")
+"""
+
+
+def test_what_is_saved_by_hand_stays(served: Served, page: Page) -> None:
+    """Saves in the script and in callbacks are there after a reload; what was not saved stays in its tab only."""
+    server = served(BY_HAND)
+    visit_first(page, server)
+    for count, button in enumerate(("Save", "Callback", "Callback that loads"), start=1):
+        press(page, button)
+        assert shown(page, "count") == f"Count {count}"
+    press(page, "Forget")
+    assert shown(page, "count") == "Count 103"
+    reload_app(page)
+    assert shown(page, "count") == "Count 3"
+    press(page, "Replace")
+    press(page, "Callback")
+    reload_app(page)
+    assert shown(page, "count") == "Count 41"
+
+
+def test_a_save_by_hand_before_the_browser_answered_stays(served: Served, chromium: Browser) -> None:
+    """A click as early as a browser can: what it saved is there after a reload."""
+    server = served(BY_HAND)
+    for button in ("Save", "Callback"):
+        with chromium.new_context() as context:
+            page = context.new_page()
+            page.goto(server.url)
+            page.get_by_role("button", name=button, exact=True).click()
+            wait_for_cookie(context, f"app-state-{server.port}")
+            wait_idle(page)
+            reload_app(page)
+            assert shown(page, "count") == "Count 1"
+
+
+# Wherever the block stands
+
+# A state that is told by what its factory drew: nothing has to be clicked, or submitted, for it to be kept.
+PLACES = """
+    import secrets
+    from contextlib import nullcontext
+
+    import streamlit as st
+    from persist_session import persistent_state
+
+    class AppState:
+        def __init__(self):
+            self.token = secrets.token_hex(4)
+
+    def block():
+        st.text("Above")
+        with persistent_state("app-state", AppState) if kind == "persistent" else nullcontext(AppState()) as s:
+            st.text("Inside")
+            tokens.append(s.token)
+        with st.container(key="after"):
+            st.text(f"After {s.token}")
+
+    def form():
+        with st.form("form"):
+            block()
+            st.form_submit_button()
+
+    def popover():
+        with st.popover("Popover"):
+            block()
+
+    place, kind = st.query_params["place"], st.query_params["kind"]
+    tokens = []
+    if place == "main body":
+        block()
+    elif place == "column":
+        with st.columns(2)[1]:
+            block()
+    elif place == "tab":
+        with st.tabs(["One", "Two"])[1]:
+            block()
+    elif place == "form":
+        form()
+    elif place == "sidebar":
+        with st.sidebar:
+            block()
+    elif place == "expander":
+        with st.expander("Expander"):
+            block()
+    elif place == "open expander":
+        with st.expander("Expander", expanded=True):
+            block()
+    elif place == "popover":
+        popover()
+    elif place == "dialog":
+        st.dialog("Dialog")(block)()
+    elif place == "form in a dialog":
+        st.dialog("Dialog")(form)()
+    elif place == "fragment":
+        st.fragment(block)()
+    elif place == "fragment in the sidebar":
+        with st.sidebar:
+            st.fragment(block)()
+    elif place == "popover in a fragment":
+        st.fragment(popover)()
+    with st.container(key="below"):
+        st.text(f"Below {tokens[0]}")
+"""
+PLACES_IN_IT = [
+    "main body",
+    "column",
+    "tab",
+    "form",
+    "sidebar",
+    "expander",
+    "open expander",
+    "popover",
+    "dialog",
+    "form in a dialog",
+    "fragment",
+    "fragment in the sidebar",
+    "popover in a fragment",
+]
+
+# Where an element stands, whenever that changed; in a dialog, which comes in gliding, within the dialog.
+# The button of a form is itself a while in coming, and moves what is below the form.
+WATCH = """() => {
+    const seen = window.__places = { after: [], below: [] };
+    const look = () => {
+        for (const [name, places] of Object.entries(seen)) {
+            const found = document.querySelector(`.st-key-${name}`);
+            const box = found?.getBoundingClientRect();
+            if (!box?.height || (name === 'below' && !window.__settled && document.querySelector('form, .stForm'))) {
+                continue;
+            }
+            const dialog = found.closest('[role="dialog"]');
+            const y = Math.round(box.y - (dialog?.getBoundingClientRect().y ?? 0));
+            if (places.at(-1) !== y) {
+                places.push(y);
+            }
+        }
+    };
+    const frame = () => { look(); requestAnimationFrame(frame); };
+    new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true });
+    frame();
+}"""
+
+
+@pytest.mark.parametrize("place", PLACES_IN_IT)
+def test_the_page_does_not_move(served: Served, chromium: Browser, place: str) -> None:
+    """Beside, below and in every container: no element ever stands elsewhere than in the app without the library."""
+    server = served(PLACES)
+    with chromium.new_context() as context:
+        plain = watched_page(context, server, place, "plain")
+        expected = places_seen(plain)
+        plain.close()
+        page = watched_page(context, server, place, "persistent")
+        wait_for_cookie(context, f"app-state-{server.port}")
+        wait_idle(page)
+        assert places_seen(page) == expected
+        token = shown(page, "below")
+        record_text(page, ".st-key-below")
+        record_text(page, "iframe")
+        reload_app(page)
+        assert [text for text in recorded_text(page, ".st-key-below") if text] == [token]
+        assert recorded_text(page, "iframe") == [None]
+        assert places_seen(page) == expected
+
+
+def watched_page(context: BrowserContext, server: AppServer, place: str, kind: str) -> Page:
+    """Return a tab that has been watched since before the app was loaded."""
+    page = context.new_page()
+    page.add_init_script(f"({WATCH})()")
+    open_app(page, f"{server.url}/?place={place}&kind={kind}")
+    return page
+
+
+def places_seen(page: Page) -> dict[str, list[int]]:
+    """Where the elements stood since the page was loaded, the present moment included."""
+    page.evaluate("() => { window.__settled = true; }")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    places: dict[str, list[int]] = page.evaluate("() => window.__places")
+    return places
+
+
+# What tests ask of page, context and server
+
+CONNECTION = "document.querySelector('[data-testid=\"stApp\"]').getAttribute('data-test-connection-state')"
+
+
+def visit_first(page: Page, server: AppServer) -> str:
+    """Open the app and return the value of the cookie as soon as the browser has it and the app is idle."""
+    open_app(page, server.url)
+    value = wait_for_cookie(page.context, f"app-state-{server.port}")
+    wait_idle(page)
+    return value
+
+
+def runs_of(server: AppServer) -> int:
+    """Return how many runs of the script have begun."""
+    runs = server.app.parent / "runs"
+    return runs.stat().st_size if runs.exists() else 0
+
+
+def cookie_of(context: BrowserContext, name: str) -> dict[str, Any]:
+    """Return the one cookie of this name, with its attributes."""
+    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == name]
+    return dict(cookie)
+
+
+def wait_for_other_cookie(page: Page, name: str, old: str) -> str:
+    """Return the cookie's value as soon as it is not the old one any more."""
+    eventually(page, lambda: cookie_of(page.context, name)["value"] != old)
+    return str(cookie_of(page.context, name)["value"])
+
+
+def eventually(page: Page, condition: Callable[[], object], timeout: float = 20) -> None:
+    """Return as soon as the condition is true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        page.wait_for_timeout(20)
+
+
+class SecureServer(AppServer):
+    """A server that speaks https itself."""
+
+    @property
+    def url(self) -> str:
+        """The app's address."""
+        return super().url.replace("http://", "https://")
+
+    def _wait_until_healthy(self) -> None:
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.build_opener(*handlers).open(f"{self.url}/_stcore/health", timeout=5).close()
+                return
+            except (urllib.error.URLError, ConnectionError):
+                assert time.monotonic() < deadline, self.logs()
+                time.sleep(0.05)
+
+
+def self_signed(folder: Path) -> dict[str, str]:
+    """Return Streamlit's options for https with a certificate that is made for this test."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return {"server.sslCertFile": str(certificate), "server.sslKeyFile": str(key)}
