@@ -21,12 +21,12 @@ class Binding:
 
     Attributes:
         session_id: The visitor's secret index, None until the browser is known.
-        retired: An id that this one replaces; a handshake that still shows it does not show ours.
+        retired: The ids that this one replaces, all since the handshake; one that still shows them does not show ours.
     """
 
     name: str
     session_id: str | None = field(default=None, repr=False)
-    retired: str | None = field(default=None, repr=False)
+    retired: frozenset[str] = field(default=frozenset(), repr=False)
     _cookie: str | None = field(default=None, repr=False)
     _expires: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -57,7 +57,7 @@ class Binding:
             return
         self._seen_headers = headers
         signed = newest(self.name, values_in_headers(cookie.cookie_name, headers), settings.keys, max_age)
-        if signed is None or signed.session_id == self.retired:
+        if signed is None or signed.session_id in self.retired:
             return
         # Another valid id than ours is that of a tab opened in the same moment: the browser keeps it, and so do we.
         self._cookie = None
@@ -69,7 +69,7 @@ class Binding:
         if answer is None and settings.ask_browser:
             return
         signed = newest(self.name, values_in_answer(cookie.cookie_name, answer or {}), settings.keys, max_age)
-        if signed is not None and signed.session_id != self.retired:
+        if signed is not None and signed.session_id not in self.retired:
             self.session_id = signed.session_id
         else:
             self.issue(settings, max_age)
@@ -85,7 +85,8 @@ class Binding:
 
         Two elements that set one cookie in one run race.
         """
-        return Binding(self.name, retired=self.session_id, _sent_in=self._sent_in)
+        retired = self.retired | {self.session_id} if self.session_id is not None else self.retired
+        return Binding(self.name, retired=retired, _sent_in=self._sent_in)
 
     def talk(self, question: Question, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
         """Asks the browser, or sends it the cookie, where that is still to be done in this run.

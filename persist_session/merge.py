@@ -35,12 +35,23 @@ def merge(base: Any, mine: Any, theirs: Any, path: str = "") -> tuple[Any, list[
         theirs: Is left as it is, but parts of it become parts of the result.
         path: How the messages call the value.
     """
+    try:
+        return _merge(base, mine, theirs, path, set())
+    except RecursionError:  # nested too deeply to look into
+        return mine, [path or type(mine).__qualname__]
+
+
+def _merge(base: Any, mine: Any, theirs: Any, path: str, met: set[tuple[int, ...]]) -> tuple[Any, list[str]]:  # noqa: PLR0911 (a table of cases)
+    # What can be reached on two ways, or on a cycle, is merged once: a list would get what was appended twice.
+    if (id(base), id(mine), id(theirs)) in met:
+        return mine, []
+    met.add((id(base), id(mine), id(theirs)))
+    if _by_field(mine, theirs):
+        return mine, _merge_fields(base, mine, theirs, path, met)
     if same(mine, theirs) or same(base, theirs):
         return mine, []
-    if same(base, mine) and not _by_field(mine, theirs):
+    if same(base, mine):
         return theirs, []
-    if _by_field(mine, theirs):
-        return mine, _merge_fields(base, mine, theirs, path)
     if all(isinstance(value, set) and _tells_equals(value) for value in (base, mine, theirs)):
         mine.update(theirs - base)
         mine.difference_update(base - theirs)
@@ -58,9 +69,15 @@ def _by_field(mine: Any, theirs: Any) -> bool:
     if isinstance(mine, dict):
         return _tells_equals(mine) and _tells_equals(theirs)
     frozen = getattr(getattr(type(mine), "__dataclass_params__", None), "frozen", False)
-    whole = isinstance(mine, (tuple, frozenset, list, set, Enum, type))
-    # Attributes of other people's classes are their own affair: half a path or half a frame is no value.
-    return not frozen and not whole and is_own_module(type(mine).__module__) and bool(attributes_of(mine))
+    return not frozen and not isinstance(mine, (list, tuple, Enum)) and _is_made_of_attributes(mine)
+
+
+def _is_made_of_attributes(value: Any) -> bool:
+    # Attributes of other people's classes are their own affair: half a path or half a frame is no value. Nor are they
+    # all of an array or a set with an attribute, as `==` shows, which is not Python there.
+    equals: Any = type(value).__eq__
+    is_plain = equals is object.__eq__ or isinstance(equals, FunctionType)
+    return is_plain and is_own_module(type(value).__module__) and bool(attributes_of(value))
 
 
 def _tells_equals(members: Iterable[Any]) -> bool:
@@ -69,12 +86,12 @@ def _tells_equals(members: Iterable[Any]) -> bool:
     return all(type(member).__hash__ is not by_identity for member in members)
 
 
-def _merge_fields(base: Any, mine: Any, theirs: Any, path: str) -> list[str]:
+def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: set[tuple[int, ...]]) -> list[str]:
     old, own, other = _fields(base), _fields(mine), _fields(theirs)
     lost: list[str] = []
     for field in [*own, *(field for field in other if field not in own)]:
         values = old.get(field, _MISSING), own.get(field, _MISSING), other.get(field, _MISSING)
-        merged, conflicts = merge(*values, _step(mine, field, path))
+        merged, conflicts = _merge(*values, _step(mine, field, path), met)
         lost += conflicts
         if merged is not values[1]:
             _set_field(mine, field, merged)
@@ -126,13 +143,11 @@ def _same(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:  # noqa: PLR
     met.add((id(one), id(other)))
     if isinstance(one, (dict, list, tuple)):
         return _same_parts(one, other, met) and _same_attributes(one, other, met)
-    if not attributes_of(one):
-        return _equal(one, other)
-    if not is_own_module(type(one).__module__):
-        return _equal(one, other) or _same_attributes(one, other, met)
-    equals: Any = type(one).__eq__
-    is_plain = equals is object.__eq__ or isinstance(equals, FunctionType)
-    return (is_plain or _equal(one, other)) and _same_attributes(one, other, met)
+    if _is_made_of_attributes(one):
+        return _same_attributes(one, other, met)
+    if is_own_module(type(one).__module__):
+        return _equal(one, other) and _same_attributes(one, other, met)
+    return _equal(one, other) or (bool(attributes_of(one)) and _same_attributes(one, other, met))
 
 
 def _same_parts(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:

@@ -176,8 +176,9 @@ def _set_fields(instance: Any, fields: dict[str, Any]) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def is_own_module(module: str) -> bool:
-    """Whether a module may change while the app runs: not the standard library's, not an installed one."""
-    if module.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+    """Whether a module may change while the app runs: not the standard library's, not an installed one, not ours."""
+    package = module.partition(".")[0]
+    if package == __package__ or package in sys.stdlib_module_names - {"__main__"}:
         return False
     path = getattr(sys.modules.get(module), "__file__", None) or ""
     return module == "__main__" or ("site-packages" not in path and "dist-packages" not in path)
@@ -397,6 +398,8 @@ class _Probe(_Pickler):
 
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(obj, (type, FunctionType, ModuleType)):
+        return  # pickled by their names alone
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
             # A key may be a visitor's own words: only what reads like a name is shown.

@@ -81,7 +81,8 @@ def _name(kind: type) -> Reference:
 
 def _class_facts(base: type) -> Iterator[object]:
     yield base.__qualname__
-    yield sorted(base.__dict__)
+    # Pickling an instance notes its slots in the class (copyreg._slotnames): that is no change of its code.
+    yield sorted(base.__dict__.keys() - {"__slotnames__"})
     yield sorted(base.__dict__.get("__dataclass_fields__", ()))
     yield sorted(base.__dict__.get("__pydantic_fields__", ()))
     for value in base.__dict__.values():

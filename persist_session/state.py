@@ -182,11 +182,12 @@ def _bring(held: Held, caller: Caller) -> Any:
     assert held.options is not None, "noted by asked_by"
     was_unknown = held.place is None
     held.place = _place(held)
+    adopted = held.place if was_unknown and held.live is not None else None
     if held.live is None:
         held.live = _first(held, caller, held.options)
-    elif was_unknown and held.place is not None:
-        held.live, held.saved = adopt(held.live, held.place, caller, held.options)
     try:
+        if adopted is not None:
+            held.live, held.saved = adopt(held.live, adopted, caller, held.options)
         held.live.bring_over(caller.view, caller.factory, caller.run)
     except UnpicklableError as error:
         held.live = None

@@ -13,11 +13,13 @@ import pytest
 
 from support import AppServer, StrippingProxy, write_app
 from support.browser import (
+    numbered,
     open_app,
     press,
     record_text,
     recorded_text,
     reload_app,
+    run_shown,
     shown,
     wait_for_cookie,
     wait_idle,
@@ -34,10 +36,7 @@ pytestmark = pytest.mark.browser
 
 DAY = 24 * 3600
 
-# Every run of a script leaves a dot in a file.
-COUNTER = """
-    from pathlib import Path
-
+COUNTER = numbered("""
     import streamlit as st
     from persist_session import clear_cookie_state, persistent_state
 
@@ -45,8 +44,6 @@ COUNTER = """
         def __init__(self):
             self.count = 0
 
-    with Path("runs").open("a") as runs:
-        runs.write(".")
     with persistent_state("app-state", AppState) as s:
         if st.button("Add"):
             s.count += 1
@@ -54,6 +51,12 @@ COUNTER = """
             st.text(f"Count {s.count}")
     st.button("Look")
     st.button("Clear", on_click=clear_cookie_state, args=["app-state"])
+""")
+
+NO_QUESTION = """
+from persist_session import configure
+
+configure(ask_browser=False)
 """
 
 
@@ -68,35 +71,29 @@ def test_a_reload_restores_in_one_run_without_a_flash(served: Served, page: Page
     visit_first(page, server)
     for _ in range(3):
         press(page, "Add")
-    before = runs_of(server)
     reload_app(page)
     press(page, "Look")
     assert [text for text in recorded_text(page, ".st-key-count") if text] == ["Count 3"]
     assert recorded_text(page, "iframe") == [None]
-    assert runs_of(server) - before == 2, "one for the reload, one for the click"
+    assert run_shown(page) == 2, "one for the reload, one for the click"
 
 
 def test_a_first_visit_takes_two_runs(served: Served, page: Page) -> None:
     """The browser is asked in the first run and gets its cookie in the second; no third one follows."""
     server = served(COUNTER)
-    before = runs_of(server)
     visit_first(page, server)
     press(page, "Look")
-    assert runs_of(server) - before == 3, "two for the visit, one for the click"
+    assert run_shown(page) == 3, "two for the visit, one for the click"
 
 
 def test_a_first_visit_takes_one_run_where_the_browser_is_not_asked(served: Served, page: Page) -> None:
     """With `ask_browser=False` the cookie is set in the first run, and a reload restores as ever."""
-    server = served(f"{COUNTER}    from persist_session import configure\n    configure(ask_browser=False)\n")
-    open_app(page, server.url)
-    with page.context.browser.new_context() as context:  # type: ignore[union-attr]  # a context of a browser has one
-        another = context.new_page()
-        before = runs_of(server)
-        visit_first(another, server)
-        press(another, "Add")
-        assert runs_of(server) - before == 2, "one for the visit, one for the click"
-        reload_app(another)
-        assert shown(another, "count") == "Count 1"
+    server = served(f"{NO_QUESTION}{COUNTER}")
+    visit_first(page, server)
+    press(page, "Add")
+    assert run_shown(page) == 2, "one for the visit, one for the click"
+    reload_app(page)
+    assert shown(page, "count") == "Count 1"
 
 
 def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -> None:
@@ -108,7 +105,6 @@ def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -
     page.wait_for_function(f"() => {CONNECTION} !== 'CONNECTED'")
     server.start()
     page.wait_for_function(f"() => {CONNECTION} === 'CONNECTED'")
-    wait_idle(page)
     assert shown(page, "count") == "Count 1"
     press(page, "Add")
     reload_app(page)
@@ -150,16 +146,15 @@ def test_a_base_path_keeps_the_cookie_to_itself(served: Served, page: Page) -> N
     visit_first(page, server)
     press(page, "Add")
     assert cookie_of(page.context, f"app-state-{server.port}")["path"] == "/shop"
-    before = runs_of(server)
     reload_app(page)
     press(page, "Look")
     assert shown(page, "count") == "Count 1"
-    assert runs_of(server) - before == 2
+    assert run_shown(page) == 2
 
 
 def test_two_apps_on_one_host_leave_each_other_alone(served: Served, page: Page) -> None:
     """Two ports of one host, one name, different keys, one browser: each app keeps its own state and cookie."""
-    servers = [served(COUNTER), served(f"{COUNTER}\n    st.text('The other app')\n")]
+    servers = [served(COUNTER), served(f"{COUNTER}st.text('The other app')\n")]
     pages = [page, page.context.new_page()]
     for tab, server, clicks in zip(pages, servers, (1, 2), strict=True):
         visit_first(tab, server)
@@ -182,11 +177,10 @@ def test_a_clear_gives_a_fresh_state_and_another_cookie(served: Served, page: Pa
     assert shown(page, "count") == "Count 0"
     new = wait_for_other_cookie(page, f"app-state-{server.port}", old)
     assert new.split(".")[0] != old.split(".")[0]
-    before = runs_of(server)
     reload_app(page)
     assert shown(page, "count") == "Count 0"
     press(page, "Add")
-    assert runs_of(server) - before == 2
+    assert run_shown(page) == 2
     reload_app(page)
     assert shown(page, "count") == "Count 1"
 
@@ -202,12 +196,11 @@ def test_a_stripping_proxy_costs_a_run_and_no_cookie(served: Served, page: Page)
         press(page, "Add")
         press(page, "Add")
         for _ in range(2):
-            before = runs_of(server)
             page.reload()
             page.get_by_text("Count 2").wait_for()
             wait_idle(page)
             press(page, "Look")
-            assert runs_of(server) - before == 3, "two for the reload, one for the click"
+            assert run_shown(page) == 3, "two for the reload, one for the click"
             assert shown(page, "count") == "Count 2"
             assert cookie_of(page.context, name)["value"] == cookie
         page.close()
@@ -225,17 +218,16 @@ def test_a_secure_page_has_a_cookie_that_no_sibling_can_plant(tmp_path: Path, ch
         wait_for_cookie(context, f"__Host-app-state-{server.port}")
         wait_idle(page)
         press(page, "Add")
-        before = runs_of(server)
         reload_app(page)
         press(page, "Look")
         assert shown(page, "count") == "Count 1"
-        assert runs_of(server) - before == 2
+        assert run_shown(page) == 2
         assert cookie_of(context, f"__Host-app-state-{server.port}")["secure"]
 
 
 # Leaving the block in other ways than by its end
 
-LEAVING = """
+LEAVING = numbered("""
     import time
     from pathlib import Path
 
@@ -267,7 +259,7 @@ LEAVING = """
         Path("slept").touch()
     with st.container(key="log"):
         st.text(f"Log: {' '.join(s.log)}")
-"""
+""")
 OTHER_PAGE = """
     import streamlit as st
     from persist_session import persistent_state
@@ -370,7 +362,7 @@ def test_an_exception_shows_and_discards(leaving: AppServer, page: Page) -> None
 
 # By hand
 
-BY_HAND = """
+BY_HAND = numbered("""
     import streamlit as st
     from persist_session import load_state, save_state
 
@@ -401,7 +393,7 @@ BY_HAND = """
         state.count += 100
     with st.container(key="count"):
         st.text(f"Count {state.count}")
-"""
+""")
 
 
 def test_what_is_saved_by_hand_stays(served: Served, page: Page) -> None:
@@ -438,7 +430,7 @@ def test_a_save_by_hand_before_the_browser_answered_stays(served: Served, chromi
 # Wherever the block stands
 
 # A state that is told by what its factory drew: nothing has to be clicked, or submitted, for it to be kept.
-PLACES = """
+PLACES = numbered("""
     import secrets
     from contextlib import nullcontext
 
@@ -460,7 +452,7 @@ PLACES = """
     def form():
         with st.form("form"):
             block()
-            st.form_submit_button()
+            st.form_submit_button("Submit")
 
     def popover():
         with st.popover("Popover"):
@@ -502,8 +494,8 @@ PLACES = """
         st.fragment(popover)()
     with st.container(key="below"):
         st.text(f"Below {tokens[0]}")
-"""
-PLACES_IN_IT = [
+""")
+EVERYWHERE = [
     "main body",
     "column",
     "tab",
@@ -520,18 +512,22 @@ PLACES_IN_IT = [
 ]
 
 # Where an element stands, whenever that changed; in a dialog, which comes in gliding, within the dialog.
-# The button of a form is itself a while in coming, and moves what is below the form.
+# A form's own button is a while in coming, and moves what is below the form: only the last place counts there.
 WATCH = """() => {
     const seen = window.__places = { after: [], below: [] };
+    const isFormAbove = location.search.includes('form');
     const look = () => {
         for (const [name, places] of Object.entries(seen)) {
             const found = document.querySelector(`.st-key-${name}`);
             const box = found?.getBoundingClientRect();
-            if (!box?.height || (name === 'below' && !window.__settled && document.querySelector('form, .stForm'))) {
+            if (!box?.height) {
                 continue;
             }
             const dialog = found.closest('[role="dialog"]');
             const y = Math.round(box.y - (dialog?.getBoundingClientRect().y ?? 0));
+            if (name === 'below' && isFormAbove) {
+                places.length = 0;
+            }
             if (places.at(-1) !== y) {
                 places.push(y);
             }
@@ -543,7 +539,7 @@ WATCH = """() => {
 }"""
 
 
-@pytest.mark.parametrize("place", PLACES_IN_IT)
+@pytest.mark.parametrize("place", EVERYWHERE)
 def test_the_page_does_not_move(served: Served, chromium: Browser, place: str) -> None:
     """Beside, below and in every container: no element ever stands elsewhere than in the app without the library."""
     server = served(PLACES)
@@ -574,7 +570,8 @@ def watched_page(context: BrowserContext, server: AppServer, place: str, kind: s
 
 def places_seen(page: Page) -> dict[str, list[int]]:
     """Where the elements stood since the page was loaded, the present moment included."""
-    page.evaluate("() => { window.__settled = true; }")
+    if page.get_by_test_id("stForm").count():
+        page.get_by_role("button", name="Submit").wait_for()
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     places: dict[str, list[int]] = page.evaluate("() => window.__places")
     return places
@@ -591,12 +588,6 @@ def visit_first(page: Page, server: AppServer) -> str:
     value = wait_for_cookie(page.context, f"app-state-{server.port}")
     wait_idle(page)
     return value
-
-
-def runs_of(server: AppServer) -> int:
-    """Return how many runs of the script have begun."""
-    runs = server.app.parent / "runs"
-    return runs.stat().st_size if runs.exists() else 0
 
 
 def cookie_of(context: BrowserContext, name: str) -> dict[str, Any]:

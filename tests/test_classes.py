@@ -13,7 +13,7 @@ from support import Visitor, write_app
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Served, Visit
+    from conftest import Serve, Served, Visit
 
     from support import AppServer
 
@@ -250,7 +250,8 @@ UNPICKLABLE = """
 def test_an_unpicklable_part_is_named(served: Served, visit: Visit, button: str, parts: list[str]) -> None:
     """The error says by which attributes the culprit is reached and why; a visitor's own words are not shown."""
     tab = visit(served(UNPICKLABLE)).click("Count")
-    (error,) = tab.click(button).exceptions()
+    # Twice: the first load of another name asks the browser, and the answer's run takes the error off the page.
+    (error,) = tab.click(button).click(button).exceptions()
     assert error.startswith("persist_session.errors.UnpicklableStateError: ")
     assert [part for part in parts if not re.search(part, error)] == []
     assert "secret word" not in error
@@ -288,10 +289,10 @@ def edit(server: AppServer, text: str) -> None:
     server.start()
 
 
-def test_a_class_that_is_gone_leaves_the_record_alone(serve: object, visit: Visit) -> None:
+def test_a_class_that_is_gone_leaves_the_record_alone(serve: Serve, visit: Visit) -> None:
     """The error names class and remedy, the record stays byte for byte, and is served again once the class is back."""
     text = source(GONE).format(mode="raise")
-    server = serve(text)  # type: ignore[operator]
+    server = serve(text)
     tab = visit(server).click("Add")
     before = records(server)
     tab.close()
@@ -308,10 +309,10 @@ def test_a_class_that_is_gone_leaves_the_record_alone(serve: object, visit: Visi
         assert (shown(healed), healed.runs) == (["items=1 ['kept']"], 1)
 
 
-def test_a_fresh_state_in_place_of_an_unloadable_one(serve: object, visit: Visit) -> None:
+def test_a_fresh_state_in_place_of_an_unloadable_one(serve: Serve, visit: Visit) -> None:
     """With on_unloadable="fresh" the visitor goes on with a fresh state, and the old record is kept aside."""
     text = source(GONE).format(mode="fresh")
-    server = serve(text)  # type: ignore[operator]
+    server = serve(text)
     tab = visit(server).click("Add")
     ((path, data),) = records(server).items()
     tab.close()
@@ -343,43 +344,118 @@ GROWING = """
         st.text(f"{show}")
 """
 
+PLAIN = """
+    class AppState:
+        def __init__(self):
+            self.words = []
+"""
+
+HOLDER = """
+    class AppState:
+        def __init__(self):
+            self.items = []
+"""
+
+GROWN_ATTRIBUTE = """
+    class AppState:
+        def __init__(self):
+            self.words = []
+            self.more = ['new']
+"""
+
+GROWN_CLASS_ATTRIBUTE = """
+    class AppState:
+        more = 'new'
+        def __init__(self):
+            self.words = []
+"""
+
+DATACLASS = """
+    @dataclass
+    class AppState:
+        words: list = field(default_factory=list)
+"""
+
+GROWN_DATACLASS = """
+    @dataclass
+    class AppState:
+        more: list = field(default_factory=lambda: ['new'])
+        words: list = field(default_factory=list)
+        plain: int = 7
+"""
+
+NESTED = """
+    @dataclass
+    class Item:
+        word: str
+"""
+
+GROWN_NESTED = """
+    @dataclass
+    class Item:
+        word: str
+        tags: list = field(default_factory=lambda: ['new'])
+"""
+
+SLOTS = """
+    @dataclass(slots=True)
+    class Item:
+        word: str
+        last: int = 3
+
+    @dataclass(slots=True)
+    class AppState:
+        items: list = field(default_factory=list)
+        end: str = 'end'
+"""
+
+GROWN_SLOTS = """
+    @dataclass(slots=True)
+    class Item:
+        word: str
+        middle: str = 'new'
+        last: int = 0
+
+    @dataclass(slots=True)
+    class AppState:
+        items: list = field(default_factory=list)
+        middle: list = field(default_factory=lambda: ['new'])
+        end: str = 'other'
+"""
+
+# Old and new classes; what a click adds; what is shown, before and after.
 GROWTHS = {
     "plain class": (
-        "class AppState:\n    def __init__(self):\n        self.words = []\n",
-        "class AppState:\n    def __init__(self):\n        self.words = []\n        self.more = ['new']\n",
+        PLAIN,
+        GROWN_ATTRIBUTE,
         "s.words.append('a')",
         "{s.words} {getattr(s, 'more', None)}",
         ["['a'] None", "['a'] ['new']"],
     ),
     "class attribute": (
-        "class AppState:\n    def __init__(self):\n        self.words = []\n",
-        "class AppState:\n    more = 'new'\n    def __init__(self):\n        self.words = []\n",
+        PLAIN,
+        GROWN_CLASS_ATTRIBUTE,
         "s.words.append('a')",
         "{s.words} {getattr(s, 'more', None)}",
         ["['a'] None", "['a'] new"],
     ),
     "dataclass": (
-        "@dataclass\nclass AppState:\n    words: list = field(default_factory=list)\n",
-        "@dataclass\nclass AppState:\n    more: list = field(default_factory=lambda: ['new'])\n"
-        "    words: list = field(default_factory=list)\n    plain: int = 7\n",
+        DATACLASS,
+        GROWN_DATACLASS,
         "s.words.append('a')",
         "{s.words} {getattr(s, 'more', None)} {getattr(s, 'plain', None)}",
         ["['a'] None None", "['a'] ['new'] 7"],
     ),
     "dataclass in a list": (
-        "@dataclass\nclass Item:\n    word: str\n\nclass AppState:\n    def __init__(self):\n        self.items = []\n",
-        "@dataclass\nclass Item:\n    word: str\n    tags: list = field(default_factory=lambda: ['new'])\n\n"
-        "class AppState:\n    def __init__(self):\n        self.items = []\n",
+        source(NESTED, HOLDER),
+        source(GROWN_NESTED, HOLDER),
         "s.items.append(Item('a'))",
         "{[(i.word, getattr(i, 'tags', None)) for i in s.items]}",
         ["[('a', None)]", "[('a', ['new'])]"],
     ),
     "slots dataclass, a field in the middle": (
-        "@dataclass(slots=True)\nclass Item:\n    word: str\n    last: int = 3\n\n"
-        "@dataclass(slots=True)\nclass AppState:\n    items: list = field(default_factory=list)\n    end: str = 'end'\n",
-        "@dataclass(slots=True)\nclass Item:\n    word: str\n    middle: str = 'new'\n    last: int = 0\n\n"
-        "@dataclass(slots=True)\nclass AppState:\n    items: list = field(default_factory=list)\n"
-        "    middle: list = field(default_factory=lambda: ['new'])\n    end: str = 'other'\n",
+        SLOTS,
+        GROWN_SLOTS,
         "s.items.append(Item('a'))",
         "{[(i.word, getattr(i, 'middle', None), i.last) for i in s.items]} {getattr(s, 'middle', None)} {s.end}",
         ["[('a', None, 3)] None end", "[('a', 'new', 3)] ['new'] end"],
@@ -388,17 +464,17 @@ GROWTHS = {
 
 
 @pytest.mark.parametrize("growth", GROWTHS)
-def test_a_class_that_gained_attributes_fills_them_in(serve: object, visit: Visit, growth: str) -> None:
-    """After a deploy a saved state has its class's new attributes; no factory is called where nothing can be missing."""
+def test_a_class_that_gained_attributes_fills_them_in(serve: Serve, visit: Visit, growth: str) -> None:
+    """After a deploy a saved state has its class's new attributes; no factory is called where none can be missing."""
     old, new, add, show, (before, after) = GROWTHS[growth]
 
     def app(classes: str) -> str:
         text = source(GROWING)
-        for name, part in (("classes", classes), ("add", add), ("show", show)):
+        for name, part in (("classes", source(classes)), ("add", add), ("show", show)):
             text = text.replace("{" + name + "}", part)
         return text
 
-    server = serve(app(old))  # type: ignore[operator]
+    server = serve(app(old))
     called = server.app.parent / "called"
     tab = visit(server)
     assert shown(tab.click("Add")) == [before]

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import Served, Visit
 
     from support import AppServer, Visitor
@@ -134,7 +132,7 @@ def after_reload(tab: Visitor, timeout: float = 10, wanted: str | None = None) -
 @pytest.mark.parametrize("delay", [0.0, 0.3])
 @pytest.mark.parametrize("case", ["rerun at once", "stop at once"])
 def test_leaving_at_once_on_a_first_visit_is_kept(app: AppServer, visit: Visit, case: str, delay: float) -> None:
-    """The first change is left by st.rerun or st.stop before the browser is known: nothing is lost, however slow it is."""
+    """st.rerun or st.stop right after the first change, before the browser is known: nothing is lost, however slow."""
     tab = visit(app, query=f"case={case}", component_delay=delay)
     assert tab.exceptions() == []
     assert tab.runs <= 3
@@ -354,9 +352,7 @@ NAMED = {
 def test_wrong_calls_are_refused_by_name(served: Served, visit: Visit) -> None:
     """Every wrong argument, and every wrong order, is a ConfigurationError that names what is wrong."""
     answers = dict(
-        element.text.split(" -> ", 1)
-        for element in visit(served(WRONG)).find("text")
-        if " -> " in element.text
+        element.text.split(" -> ", 1) for element in visit(served(WRONG)).find("text") if " -> " in element.text
     )
     assert answers.keys() == NAMED.keys()
     wrong = {

@@ -7,7 +7,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -36,7 +36,10 @@ METER = """
 
     @st.cache_resource
     def meter():
-        return {"lock": threading.Condition(), "begun": [], "active": {}, "most": 0, "runs": 0, "met": 0, "wrong": [], "handled": {}}
+        return {
+            "lock": threading.Condition(), "begun": [], "active": {},
+            "most": 0, "runs": 0, "met": 0, "wrong": [], "handled": {},
+        }
 
 
     class running:
@@ -192,7 +195,7 @@ def assert_all_kept(tabs: Iterable[Visitor], handled: dict[str, int]) -> None:
 
 
 def assert_runs_overlapped(report: dict[str, Any], clicks: int) -> None:
-    """Most runs lasted until another visitor's had begun (the last visitor meets nobody), and none saw a wrong class."""
+    """Most runs lasted until another visitor's had begun (the last one meets nobody), and none saw a wrong class."""
     assert report["wrong"] == []
     assert report["most"] >= VISITORS // 4
     assert report["met"] >= 0.5 * VISITORS * clicks
@@ -202,9 +205,9 @@ def assert_runs_overlapped(report: dict[str, Any], clicks: int) -> None:
 @pytest.mark.parametrize(
     ("clicks", "app", "files"),
     [
-        pytest.param(8, source(CLASSES, METERED, COUNTING), {}, id="main script"),
+        pytest.param(50, source(CLASSES, METERED, COUNTING), {}, id="main script"),
         pytest.param(
-            6, PAGES, {"counter.py": source(CLASSES, METERED, COUNTING), "other.py": "import streamlit"}, id="st.Page"
+            10, PAGES, {"counter.py": source(CLASSES, METERED, COUNTING), "other.py": "import streamlit"}, id="st.Page"
         ),
     ],
 )
@@ -227,7 +230,7 @@ class Rewriting:
         self._thread = threading.Thread(target=self._rewrite)
         self.times = 0
 
-    def __enter__(self) -> Rewriting:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -338,10 +341,9 @@ def test_clicks_while_the_run_before_sleeps_all_count(served: Served, visit: Vis
     tab = visit(server).rerun()
     with tab.new_tab(query="sleepy=1") as fast:
         started = time.monotonic()
-        for number in range(5):
-            fast.click("Increment", wait=False).wait_until(
-                lambda tab, wanted=number + 1: shown(tab) == [f"count={wanted} words={wanted}"]
-            )
+        for number in range(1, 6):
+            wanted = [f"count={number} words={number}"]
+            fast.click("Increment", wait=False).wait_until(lambda tab, wanted=wanted: shown(tab) == wanted)  # type: ignore[misc]
         assert time.monotonic() - started < 4, "each run would have slept a second"
         fast.wait_run()
         assert fast.exceptions() == []
@@ -508,7 +510,9 @@ WAYS_STATE = """
             self.words = []
 """
 
-OTHER_WORD = SECOND_CLASS.replace("self.text = text", "self.text = text\n        def __str__(self):\n            return self.text")
+OTHER_WORD = SECOND_CLASS.replace(
+    "self.text = text", "self.text = text\n        def __str__(self):\n            return self.text"
+)
 
 CLASSES_LIE = {
     "one class": {"app.py": source(WAYS_STATE, ONE_CLASS, WAYS)},
@@ -536,7 +540,7 @@ def keeps_identity(request: pytest.FixtureRequest) -> bool:
 def test_what_a_callback_changes_is_kept(
     ways: AppServer, visit: Visit, request: pytest.FixtureRequest, case: str
 ) -> None:
-    """A callback may change the object of the run before, or load it itself; where it can, the object stays the same."""
+    """A callback may change the object of the run before, or load it itself; where possible it stays the same."""
     tab = visit(ways, query=f"case={case}")
     for count in (1, 2, 3):
         assert tab.click("Go").exceptions() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,6 @@ _IDLE = """() => {
     return app !== null
         && app.getAttribute('data-test-script-state') === 'notRunning'
         && app.getAttribute('data-test-connection-state') === 'CONNECTED';
-}"""
-
-_WATCH_STATE = """() => {
-    window.__stirred = false;
-    const app = document.querySelector('[data-testid="stApp"]');
-    const observer = new MutationObserver(() => { window.__stirred = true; observer.disconnect(); });
-    observer.observe(app, { attributes: true, attributeFilter: ['data-test-script-state'] });
 }"""
 
 # A frame is the finest step that a person can see; a MutationObserver adds what stood between two frames.
@@ -125,18 +119,39 @@ def recorded(page: Page, selector: str) -> list[dict[str, Any]]:
     return moments
 
 
+# Shows in every run, before anything else, which run of the tab it is.
+_NUMBER = """\
+import streamlit as st
+
+st.session_state.number = st.session_state.get("number", 0) + 1
+with st.container(key="run"):
+    st.text(st.session_state.number)
+"""
+
+
+def numbered(source: str) -> str:
+    """Return the app's source, dedented, such that the functions below can tell its runs apart."""
+    return _NUMBER + textwrap.dedent(source)
+
+
+def run_shown(page: Page) -> int:
+    """Return which run of the tab is on the page: 1 for the first."""
+    return int(shown(page, "run"))
+
+
 def reload_app(page: Page) -> None:
     """Reload the page and return when the app is idle."""
     page.reload()
+    page.locator(".st-key-run").wait_for()
     wait_idle(page)
 
 
 def press(page: Page, label: str) -> None:
     """Press the app's button of this label and return when the run that it asks for is over."""
-    page.evaluate(_WATCH_STATE)
+    before = run_shown(page)
     page.get_by_role("button", name=label, exact=True).click()
-    # Right after a click the page may still say that no script runs.
-    page.wait_for_function("() => window.__stirred")
+    # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
+    page.wait_for_function("(before) => Number(document.querySelector('.st-key-run').innerText) !== before", arg=before)
     wait_idle(page)
 
 
