@@ -31,6 +31,7 @@ class Binding:
     _expires: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _sent_in: weakref.ref[Any] | None = None
+    _times_sent: int = 0
     _seen_headers: tuple[str, ...] | None = field(default=None, repr=False)
 
     @property
@@ -81,12 +82,13 @@ class Binding:
         self._expires = time.time() + max_age
 
     def successor(self) -> Binding:
-        """An unbound binding in this one's place; not heard in a run that has sent this one's cookie already.
+        """An unbound binding in this one's place; not heard in the run that was the first to send this one's cookie.
 
-        Two elements that set one cookie in one run race.
+        Two elements that come to a page at once and set one cookie race. One that came with an earlier run has set its
+        own by now, and does not set it again.
         """
         retired = self.retired | {self.session_id} if self.session_id is not None else self.retired
-        return Binding(self.name, retired=retired, _sent_in=self._sent_in)
+        return Binding(self.name, retired=retired, _sent_in=self._sent_in if self._times_sent <= 1 else None)
 
     def talk(self, question: Question, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
         """Asks the browser, or sends it the cookie, where that is still to be done in this run.
@@ -106,4 +108,5 @@ class Binding:
         # Parallel fragments are threads of one run.
         with self._lock:
             first, self._sent_in = self._sent_in != run, run
+            self._times_sent += first
             return first

@@ -118,6 +118,8 @@ def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
     if not hasattr(kind, "clear_cookie_state"):
         namespace["clear_cookie_state"] = clear
     persistent: type = meta(kind.__name__, (kind,), namespace)
+    if "__parameters__" in vars(kind):  # typing takes a subclass without parameters of its own for no generic class
+        setattr(persistent, "__parameters__", vars(kind)["__parameters__"])  # noqa: B010 (a type has no such attribute)
     return persistent
 
 

@@ -15,7 +15,7 @@ from persist_session.shape import FACTORY, changed, fill, shapes
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Earlier:
     """An object that was the live one, which a run or a callback may still hold and change."""
 
@@ -111,7 +111,9 @@ class Live:
         if view.sees(self._references):
             return
         others = {other: target for other, target in self._references.items() if other != name}
-        if not (self._is_root_alone and view.sees(others) and _set_class(self.obj, view.find(*name))):
+        # In a module that was loaded anew all classes are others, and an older run may still bring in instances of them.
+        is_enough = name[0] == "__main__" and self._is_root_alone and view.sees(others)
+        if not (is_enough and _set_class(self.obj, view.find(*name))):
             self._round_trip(view)
         self._grow(view, factory)
 

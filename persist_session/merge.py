@@ -36,16 +36,25 @@ def merge(base: Any, mine: Any, theirs: Any, path: str = "") -> tuple[Any, list[
         path: How the messages call the value.
     """
     try:
-        return _merge(base, mine, theirs, path, set())
+        return _merge(base, mine, theirs, path, {})
     except RecursionError:  # nested too deeply to look into
         return mine, [path or type(mine).__qualname__]
 
 
-def _merge(base: Any, mine: Any, theirs: Any, path: str, met: set[tuple[int, ...]]) -> tuple[Any, list[str]]:  # noqa: PLR0911 (a table of cases)
+_Met = dict[tuple[int, int, int], Any]
+
+
+def _merge(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
     # What can be reached on two ways, or on a cycle, is merged once: a list would get what was appended twice.
-    if (id(base), id(mine), id(theirs)) in met:
-        return mine, []
-    met.add((id(base), id(mine), id(theirs)))
+    key = id(base), id(mine), id(theirs)
+    if key in met:
+        return met[key], []
+    met[key] = mine
+    met[key], lost = _merge_value(base, mine, theirs, path, met)
+    return met[key], lost
+
+
+def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
     if _by_field(mine, theirs):
         return mine, _merge_fields(base, mine, theirs, path, met)
     if same(mine, theirs) or same(base, theirs):
@@ -74,10 +83,14 @@ def _by_field(mine: Any, theirs: Any) -> bool:
 
 def _is_made_of_attributes(value: Any) -> bool:
     # Attributes of other people's classes are their own affair: half a path or half a frame is no value. Nor are they
-    # all of an array or a set with an attribute, as `==` shows, which is not Python there.
-    equals: Any = type(value).__eq__
-    is_plain = equals is object.__eq__ or isinstance(equals, FunctionType)
-    return is_plain and is_own_module(type(value).__module__) and bool(attributes_of(value))
+    # all of an array or an exception with attributes: there, what compares and what pickles is not Python.
+    kind: Any = type(value)
+    methods = ((getattr(kind, name), getattr(object, name)) for name in ("__eq__", "__reduce__", "__reduce_ex__"))
+    return (
+        is_own_module(kind.__module__)
+        and not isinstance(value, type)
+        and all(method is plain or isinstance(method, FunctionType) for method, plain in methods)
+    )
 
 
 def _tells_equals(members: Iterable[Any]) -> bool:
@@ -86,7 +99,7 @@ def _tells_equals(members: Iterable[Any]) -> bool:
     return all(type(member).__hash__ is not by_identity for member in members)
 
 
-def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: set[tuple[int, ...]]) -> list[str]:
+def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> list[str]:
     old, own, other = _fields(base), _fields(mine), _fields(theirs)
     lost: list[str] = []
     for field in [*own, *(field for field in other if field not in own)]:

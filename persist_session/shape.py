@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -44,15 +45,17 @@ def changed(saved: Mapping[Reference, str], view: View, factory: Callable[[], An
 
 
 def fill(obj: Any, grown: set[Reference], factory: Callable[[], Any]) -> None:
-    """Gives the object, and the dataclass instances inside it, the attributes that their classes gained.
+    """Gives the object, and the dataclasses and pydantic models inside it, the attributes that their classes gained.
 
     Args:
         obj: The restored state.
         grown: What `changed` said.
         factory: Is called if the state's own class or the factory changed: the new attributes' values are its own.
     """
-    for instance in instances(obj, lambda kind: _name(kind) in grown and dataclasses.is_dataclass(kind)):
-        _fill_fields(instance)
+    for instance in instances(obj, lambda kind: _name(kind) in grown):
+        for field, default in _defaults(type(instance)):
+            if not hasattr(instance, field):
+                object.__setattr__(instance, field, default())
     if grown & {FACTORY, _name(type(obj))}:
         _fill_from(obj, factory())
 
@@ -65,14 +68,16 @@ def _fill_from(obj: Any, fresh: Any) -> None:
             object.__setattr__(obj, attribute, getattr(fresh, attribute))
 
 
-def _fill_fields(instance: Any) -> None:
-    for field in dataclasses.fields(instance):
-        if hasattr(instance, field.name):
-            continue
+def _defaults(kind: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The fields of a dataclass or pydantic model that have a default, and what makes it."""
+    for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
         if field.default_factory is not dataclasses.MISSING:
-            object.__setattr__(instance, field.name, field.default_factory())
+            yield field.name, field.default_factory
         elif field.default is not dataclasses.MISSING:
-            object.__setattr__(instance, field.name, field.default)
+            yield field.name, functools.partial(getattr, field, "default")
+    for name, field in getattr(kind, "__pydantic_fields__", {}).items():
+        if not field.is_required():
+            yield name, functools.partial(field.get_default, call_default_factory=True)
 
 
 def _name(kind: type) -> Reference:

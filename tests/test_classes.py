@@ -398,7 +398,7 @@ GROWN_NESTED = """
 """
 
 SLOTS = """
-    @dataclass(slots=True)
+    @dataclass(slots=True, frozen=True)
     class Item:
         word: str
         last: int = 3
@@ -410,7 +410,7 @@ SLOTS = """
 """
 
 GROWN_SLOTS = """
-    @dataclass(slots=True)
+    @dataclass(slots=True, frozen=True)
     class Item:
         word: str
         middle: str = 'new'

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from persist_session.merge import merge, same
@@ -292,7 +292,7 @@ def test_the_time_does_not_explode_with_the_depth() -> None:
         (State(a=1), State(b=1)),
         (State(), Item()),
         (float("nan"), 1.0),
-        (RUN.Refusing(), RUN.Refusing()),
+        (np.array([RUN.Refusing()]), np.array([RUN.Refusing()])),
     ],
 )
 def test_these_differ(one: Any, other: Any) -> None:
@@ -352,6 +352,9 @@ def test_a_frame_is_one_value() -> None:
 
 # --- laws
 
+# Machines that many share are slow at times: that is no error.
+BOUNDED = settings(max_examples=60, deadline=None)
+
 leaves = st.one_of(st.integers(0, 3), st.booleans(), st.text("ab", max_size=2), st.none())
 names = st.sampled_from(["a", "b", "c", "d"])
 trees = st.recursive(
@@ -369,6 +372,7 @@ trees = st.recursive(
 states = st.dictionaries(names, trees, max_size=4).map(lambda values: State(**values))
 
 
+@BOUNDED
 @given(states, states)
 def test_if_they_changed_nothing_mine_stays(base: Any, mine: Any) -> None:
     """By value and as an object."""
@@ -379,6 +383,7 @@ def test_if_they_changed_nothing_mine_stays(base: Any, mine: Any) -> None:
     assert lost == []
 
 
+@BOUNDED
 @given(trees, trees)
 def test_if_i_changed_nothing_theirs_is_taken(base: Any, theirs: Any) -> None:
     """By value."""
@@ -387,6 +392,7 @@ def test_if_i_changed_nothing_theirs_is_taken(base: Any, theirs: Any) -> None:
     assert lost == []
 
 
+@BOUNDED
 @given(trees, trees)
 def test_the_same_change_is_taken_once(base: Any, change: Any) -> None:
     """Whatever it was."""
@@ -395,6 +401,7 @@ def test_the_same_change_is_taken_once(base: Any, change: Any) -> None:
     assert lost == []
 
 
+@BOUNDED
 @given(states, st.dictionaries(names, trees), st.dictionaries(names, trees))
 def test_changes_of_different_fields_commute(base: Any, one: dict[str, Any], other: dict[str, Any]) -> None:
     """Whoever saves first, the result is the same, and nothing is lost."""
@@ -409,6 +416,7 @@ def test_changes_of_different_fields_commute(base: Any, one: dict[str, Any], oth
     assert lost == lost_too == []
 
 
+@BOUNDED
 @given(st.lists(trees, max_size=4), st.lists(trees, max_size=3), st.lists(trees, max_size=3))
 def test_no_appended_element_is_ever_lost(base: list[Any], mine: list[Any], theirs: list[Any]) -> None:
     """All of the base, all of theirs, all of mine, in this order; unless both appended the same."""
@@ -418,6 +426,7 @@ def test_no_appended_element_is_ever_lost(base: list[Any], mine: list[Any], thei
     assert lost == []
 
 
+@BOUNDED
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
 def test_a_set_follows_whoever_changed_a_member(base: set[int], mine: set[int], theirs: set[int]) -> None:
     """Of each member one side at most can have changed whether it is there."""
@@ -426,6 +435,7 @@ def test_a_set_follows_whoever_changed_a_member(base: set[int], mine: set[int], 
     assert all((n in result) == ((n in theirs) if (n in mine) == (n in base) else (n in mine)) for n in range(10))
 
 
+@BOUNDED
 @given(trees, trees)
 def test_same_is_symmetric_and_knows_copies(one: Any, other: Any) -> None:
     """A deep copy is the same."""
@@ -433,6 +443,7 @@ def test_same_is_symmetric_and_knows_copies(one: Any, other: Any) -> None:
     assert same(one, other) == same(other, one)
 
 
+@BOUNDED
 @given(trees, trees, trees)
 def test_mine_wins_is_said_wherever_theirs_is_missing(base: Any, mine: Any, theirs: Any) -> None:
     """A merge without a loss, merged once more with theirs as the base, changes nothing any more."""

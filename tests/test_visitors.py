@@ -112,9 +112,11 @@ COUNTING = """
         st.stop()
     run = running()
     with run:
-        with persistent_state("app-state", AppState) as s:
+        # A list's classes are seen by nothing but the caller's own namespace.
+        with persistent_state("app-state", AppState) as s, persistent_state("list-state", list) as items:
             clicked = st.button("Increment")
             if clicked:
+                items.append(Item(s.count + 1, Color.RED))
                 s.count += 1
                 s.items.append(Item(s.count, Color.BLUE if s.count % 2 else Color.RED))
                 run.note_click()
@@ -122,7 +124,8 @@ COUNTING = """
                 run.meet()
             wrong = check(
                 state=isinstance(s, AppState) and type(s) is AppState,
-                items=all(type(item) is Item for item in s.items),
+                items=all(type(item) is Item for item in [*s.items, *items]),
+                list=all(item.color is Color.RED for item in items) and len(items) == s.count,
                 enums=all(item.color is (Color.BLUE if item.number % 2 else Color.RED) for item in s.items),
                 numbers=[item.number for item in s.items] == list(range(1, s.count + 1)),
             )
@@ -583,3 +586,38 @@ def test_parallel_fragments_keep_both_changes(ways: AppServer, visit: Visit) -> 
         count, other, words = shown(again)[0].split(" ", 2)
         assert (count, other) == ("1", "1")
         assert sorted(words.strip("[]").split(", ")) == ["'left'", "'right'"]
+
+
+RELOADED_BETWEEN_RUNS = """
+    import streamlit as st
+    import states
+    from persist_session import persistent_state
+    from states import AppState, Color, Item
+
+    def change(s):
+        s.items.append(Item(1, Color.RED))
+
+    with persistent_state("app-state", AppState) as s:
+        st.button("Go", on_click=change, args=(s,))
+        right = all(type(item) is Item and item.color is Color.RED for item in s.items)
+        st.text(f"{getattr(states, 'EDITED', 0)} {len(s.items)} {type(s) is AppState and right}")
+"""
+
+
+def test_a_callback_of_before_a_reload_leaves_no_class_of_before(served: Served, visit: Visit) -> None:
+    """What a callback puts into the object is of its module's old classes; the run after it has the new ones only."""
+    server = served(
+        RELOADED_BETWEEN_RUNS,
+        files={"states.py": CLASSES},
+        file_watcher="poll",
+        options={"server.folderWatchBlacklist": str(REPOSITORY)},
+    )
+    tab, other = visit(server), visit(server)
+    write_app(server.app.parent, source(CLASSES, "EDITED = 1"), "states.py")
+    deadline = time.monotonic() + 20
+    while shown(other.rerun()) != ["1 0 True"]:
+        assert time.monotonic() < deadline, "the other tab's runs load the module anew"
+    assert shown(tab.click("Go")) == ["1 1 True"]
+    assert tab.exceptions() == []
+    with tab.reload() as again:
+        assert shown(again) == ["1 1 True"]

@@ -10,6 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
 # A guest in the test: no sandbox (tests may run as root in a container), no traffic of its own.
@@ -153,6 +155,26 @@ def press(page: Page, label: str) -> None:
     # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
     page.wait_for_function("(before) => Number(document.querySelector('.st-key-run').innerText) !== before", arg=before)
     wait_idle(page)
+
+
+def click_at_once(page: Page, url: str, label: str, heard: Path) -> bool:
+    """Open the app and press a button as early as a browser can; return whether the app ever heard of it.
+
+    Streamlit forgets a click whose run is interrupted, as by a component's answer, before it has come to its button.
+
+    Args:
+        page: A tab.
+        url: The app's address.
+        label: The button's.
+        heard: A file that the app makes once it has heard of the click.
+    """
+    heard.unlink(missing_ok=True)
+    page.goto(url)
+    page.get_by_role("button", name=label, exact=True).click()
+    deadline = time.monotonic() + 3
+    while not heard.exists() and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    return heard.exists()
 
 
 def shown(page: Page, key: str) -> str:

@@ -1,0 +1,461 @@
+"""The live object: one object for all runs of a tab where that can be, a faithful copy where it can't."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from persist_session import live as live_module
+from persist_session.live import Live
+from persist_session.pickling import Pickled, UnpicklableError, dumps
+from support.script import ScriptRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIMPLE = """
+class State:
+    def __init__(self):
+        self.count = 0
+        self.items = []
+        self.log = {}
+"""
+RICH = (
+    SIMPLE
+    + """
+class Item:
+    def __init__(self, n=0):
+        self.n = n
+"""
+)
+
+
+def begin(run: ScriptRun, obj: Any = None, *, saved: bool = True) -> Live:
+    """Return the live object of a run: a fresh state, or another object."""
+    obj = run.State() if obj is None else obj
+    return Live(obj, run.view(run.State), run.State, run.mark, saved=saved)
+
+
+def go_on(live: Live, run: ScriptRun) -> Any:
+    """Bring the live object over into the next run and return it."""
+    live.bring_over(run.view(run.State), run.State, run.mark)
+    return live.obj
+
+
+@pytest.fixture
+def count_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return a function that tells how often an object was pickled."""
+    calls: list[Any] = []
+
+    def counting(obj: Any) -> Pickled:
+        calls.append(obj)
+        return dumps(obj)
+
+    monkeypatch.setattr(live_module, "dumps", counting)
+    return lambda: len(calls)
+
+
+# --- one object
+
+
+def test_in_one_run_nothing_is_done(count_dumps: Callable[[], int]) -> None:
+    """A second block of a run gets the object as it is."""
+    run = ScriptRun(RICH)
+    live = begin(run)
+    obj, before = live.obj, count_dumps()
+    assert go_on(live, run) is obj
+    assert count_dumps() == before
+
+
+@pytest.mark.parametrize("source", [SIMPLE, "class State:\n    __slots__ = ('count',)"])
+def test_where_only_the_states_class_is_the_scripts_it_stays_the_same_object(
+    source: str, count_dumps: Callable[[], int]
+) -> None:
+    """It becomes an instance of this run's class, at no cost."""
+    first, second = ScriptRun(source), ScriptRun(source)
+    live = begin(first)
+    obj, before = live.obj, count_dumps()
+    assert go_on(live, second) is obj
+    assert type(obj) is second.State
+    assert count_dumps() == before
+
+
+def test_a_callback_of_an_earlier_run_changes_the_same_object() -> None:
+    """It closed over it, and there is only one."""
+    live = begin(ScriptRun(SIMPLE))
+    held = live.obj
+    go_on(live, ScriptRun(SIMPLE))
+    held.count = 5
+    assert go_on(live, ScriptRun(SIMPLE)).count == 5
+    assert live.change() is not None
+
+
+def test_importable_classes_stay_as_they_are() -> None:
+    """They are the same in every run."""
+    live = begin(ScriptRun("State = dict"), {"error": logging.LogRecord("", 0, "", 0, "", (), None)})
+    obj = live.obj
+    assert go_on(live, ScriptRun("State = dict\nclass Unused: pass")) is obj
+
+
+def test_the_state_may_be_any_object() -> None:
+    """A dict with the script's objects in it."""
+    first, second = ScriptRun("State = dict\nclass Item: pass"), ScriptRun("State = dict\nclass Item: pass")
+    live = begin(first, {"item": first.Item()})
+    assert type(go_on(live, second)["item"]) is second.Item
+
+
+# --- a copy
+
+
+def test_where_other_classes_are_the_scripts_it_is_a_copy() -> None:
+    """Every part of it is of this run's classes, with all that was changed until now."""
+    first, second = ScriptRun(RICH), ScriptRun(RICH)
+    live = begin(first)
+    live.obj.items.append(first.Item(1))
+    live.obj.count = 3
+    obj = go_on(live, second)
+    assert type(obj) is second.State
+    assert [type(item) for item in obj.items] == [second.Item]
+    assert (obj.count, obj.items[0].n) == (3, 1)
+    assert live.change() is not None, "what was changed before the copy is not saved yet"
+
+
+def test_a_copy_alone_is_no_change() -> None:
+    """A run that changes nothing writes nothing."""
+    first, second = ScriptRun(RICH), ScriptRun(RICH)
+    state = first.State()
+    state.items = [first.Item(n) for n in range(3)]
+    live = begin(first, state)
+    go_on(live, second)
+    assert live.change() is None
+
+
+def test_a_tree_of_the_states_own_class_is_a_copy() -> None:
+    """All of its nodes are of this run's class, not only the root."""
+    first, second = ScriptRun(SIMPLE), ScriptRun(SIMPLE)
+    state = first.State()
+    state.items.append(first.State())
+    live = begin(first, state)
+    obj = go_on(live, second)
+    assert type(obj) is type(obj.items[0]) is second.State
+
+
+def test_a_tree_that_grew_within_the_run_is_a_copy() -> None:
+    """What the last save saw counts."""
+    first, second = ScriptRun(SIMPLE), ScriptRun(SIMPLE)
+    live = begin(first)
+    live.obj.items.append(first.State())
+    assert live.change() is not None
+    obj = go_on(live, second)
+    assert type(obj) is type(obj.items[0]) is second.State
+
+
+def test_what_a_callback_put_in_before_the_run_is_of_the_runs_class() -> None:
+    """The callback is a function of the run before, and so is the class that it knows."""
+    first, second = ScriptRun(RICH), ScriptRun(RICH)
+    live = begin(first)
+    live.change()
+    live.obj.items.append(first.Item(1))
+    assert type(go_on(live, second).items[0]) is second.Item
+
+
+def test_two_runs_classes_in_one_object_become_one() -> None:
+    """However they came in."""
+    first, second, third = (ScriptRun(RICH) for _ in range(3))
+    live = begin(first)
+    obj = go_on(live, second)
+    obj.items = [first.Item(1), second.Item(2)]
+    live.change()
+    assert {type(item) for item in go_on(live, third).items} == {third.Item}
+
+
+def test_a_class_with_another_layout_takes_a_copy() -> None:
+    """Python can't point such an object to its new class."""
+    first = ScriptRun("class State:\n    __slots__ = ('a',)\n    def __init__(self): self.a = 1")
+    second = ScriptRun("class State:\n    __slots__ = ('a', 'b')\n    def __init__(self): self.a, self.b = 1, 2")
+    live = begin(first)
+    live.obj.a = 7
+    obj = go_on(live, second)
+    assert type(obj) is second.State
+    assert (obj.a, obj.b) == (7, 2)
+
+
+# --- the script changes while the tab lives
+
+
+@pytest.mark.parametrize("source", [SIMPLE, RICH])
+def test_an_attribute_that_the_class_gained_is_filled_in(source: str) -> None:
+    """At the next run, with and without a copy; and once only."""
+    live = begin(ScriptRun(source))
+    live.obj.count = 3
+    grown = source.replace("self.count = 0", "self.count = 0\n        self.new = []")
+    obj = go_on(live, ScriptRun(grown))
+    assert (obj.count, obj.new) == (3, [])
+    del obj.new
+    assert not hasattr(go_on(live, ScriptRun(grown)), "new")
+
+
+def test_a_class_that_is_gone_is_a_lookup_error() -> None:
+    """The state's own, or one inside of it."""
+    for source in ("def State(): ...", "State = list", SIMPLE):
+        first = ScriptRun(RICH)
+        state = first.State()
+        state.items.append(first.Item())
+        live = begin(first, state)
+        with pytest.raises(LookupError):
+            go_on(live, ScriptRun(source))
+
+
+def test_a_class_that_is_gone_and_not_needed_any_more_is_no_error() -> None:
+    """Its last instance was removed before."""
+    first = ScriptRun(RICH)
+    state = first.State()
+    state.items.append(first.Item())
+    live = begin(first, state)
+    state.items.clear()
+    assert go_on(live, ScriptRun(SIMPLE)).items == []
+
+
+def test_a_class_that_refuses_its_state_is_a_lookup_error() -> None:
+    """The app's own error is its cause, and is not quoted."""
+    source = RICH + "    def __setstate__(self, state):\n        raise KeyError('secret')\n"
+    first = ScriptRun(RICH)
+    live = begin(first)
+    live.obj.items.append(first.Item())
+    with pytest.raises(LookupError, match="KeyError") as caught:
+        go_on(live, ScriptRun(source))
+    assert "secret" not in str(caught.value)
+
+
+# --- changes
+
+
+def test_a_change_is_seen_however_deep() -> None:
+    """An item of a list of a dict."""
+    live = begin(ScriptRun(SIMPLE))
+    live.obj.log["a"] = [1]
+    pickled = live.change()
+    assert pickled is not None
+    live.commit(pickled)
+    assert live.change() is None
+    live.obj.log["a"].append(2)
+    assert live.change() is not None
+
+
+def test_what_no_record_holds_is_a_change() -> None:
+    """A fresh state is saved as it was made."""
+    live = begin(ScriptRun(SIMPLE), saved=False)
+    assert live.change() is not None
+
+
+def test_a_run_that_changes_nothing_pickles_once(count_dumps: Callable[[], int]) -> None:
+    """For states of one class of the script."""
+    live = begin(ScriptRun(SIMPLE))
+    before = count_dumps()
+    go_on(live, ScriptRun(SIMPLE))
+    assert live.change() is None
+    assert count_dumps() == before + 1
+
+
+def test_what_can_not_be_pickled_is_refused_at_once() -> None:
+    """From the factory, and later."""
+    run = ScriptRun(SIMPLE)
+    live = begin(run)
+    live.obj.log["f"] = lambda: 1
+    with pytest.raises(UnpicklableError, match=r"State\.log\['f'\]"):
+        live.change()
+    with pytest.raises(UnpicklableError):
+        begin(run, live.obj)
+
+
+def test_is_untouched_until_something_changes() -> None:
+    """In the object, or on another way."""
+    run = ScriptRun(RICH)
+    live = begin(run, saved=False)
+    assert live.is_untouched()
+    live.obj.count += 1
+    assert not live.is_untouched()
+
+
+def test_the_size_is_that_of_what_was_last_loaded_or_saved() -> None:
+    """In bytes of its pickle."""
+    live = begin(ScriptRun(SIMPLE))
+    size = live.size
+    live.obj.items = ["x" * 1000]
+    assert live.size == size
+    pickled = live.change()
+    assert pickled is not None
+    live.commit(pickled)
+    assert live.size >= size + 1000
+
+
+# --- objects that were the live one
+
+
+def copied() -> tuple[Live, Any, Any, ScriptRun, ScriptRun]:
+    """Return a live object that was copied once, the earlier and the later object, and their runs."""
+    first, second = ScriptRun(RICH), ScriptRun(RICH)
+    live = begin(first)
+    live.obj.items = [first.Item(1)]
+    earlier = live.obj
+    later = go_on(live, second)
+    assert later is not earlier
+    pickled = live.change()
+    assert pickled is not None
+    live.commit(pickled)
+    return live, earlier, later, first, second
+
+
+def test_a_late_change_of_an_earlier_object_is_brought_in() -> None:
+    """It is saved with the rest, in this run's classes, and brought in once."""
+    live, earlier, later, first, second = copied()
+    earlier.items.append(first.Item(2))
+    earlier.count = 7
+    later.items.append(second.Item(3))
+    assert live.change() is not None
+    assert live.obj is later
+    assert [item.n for item in later.items] == [1, 2, 3]
+    assert {type(item) for item in later.items} == {second.Item}
+    assert later.count == 7
+    live.absorb()
+    assert [item.n for item in later.items] == [1, 2, 3]
+
+
+def test_a_late_change_is_brought_in_at_the_next_run_too() -> None:
+    """Before anything is copied."""
+    live, earlier, _, _, _ = copied()
+    earlier.count = 7
+    assert go_on(live, ScriptRun(RICH)).count == 7
+    assert live.change() is not None
+
+
+def test_changes_of_several_earlier_objects_are_brought_in() -> None:
+    """While their runs last."""
+    runs = [ScriptRun(RICH) for _ in range(6)]
+    live = begin(runs[0])
+    live.obj.items = [runs[0].Item()]
+    objects = [live.obj]
+    objects += [go_on(live, run) for run in runs[1:]]
+    for n, obj in enumerate(objects):
+        obj.log[f"n{n}"] = n
+    assert live.change() is not None
+    assert live.obj.log == {f"n{n}": n for n in range(6)}
+
+
+def test_an_object_whose_run_is_over_is_let_go_but_for_the_last() -> None:
+    """The last one's widgets are still on the page; a tab that lives long does not pile them up."""
+    live = begin(ScriptRun(RICH))
+    live.obj.items = [ScriptRun(RICH).Item()]
+    seen = []
+    for _ in range(20):
+        seen.append(weakref.ref(live.obj))
+        go_on(live, ScriptRun(RICH))
+    gc.collect()
+    assert sum(obj() is not None for obj in seen) <= 2
+    live._earlier[-1].obj.count = 9
+    live.absorb()
+    assert live.obj.count == 9
+
+
+def test_of_two_changes_of_one_value_the_newer_runs_wins(caplog: pytest.LogCaptureFixture) -> None:
+    """A WARNING names the field, not the value."""
+    live, earlier, later, _, _ = copied()
+    earlier.count, later.count = 111, 222
+    with caplog.at_level(logging.WARNING):
+        live.absorb()
+    assert live.obj.count == 222
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "State.count" in record.message
+    assert "111" not in record.message
+    assert "222" not in record.message
+
+
+def test_a_late_change_that_can_not_be_pickled_is_lost_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not stop the newer run, once and for all."""
+    live, earlier, later, _, _ = copied()
+    later.count = 1
+    earlier.log["f"] = lambda: 1
+    assert live.change() is not None
+    assert live.change() is not None
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "State.log" in record.message
+
+
+def test_a_broken_earlier_object_among_several_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever its `__eq__` does."""
+    source = RICH + "\n    def __eq__(self, other):\n        raise ValueError\n    __hash__ = None\n"
+    source = source.replace("class State:", "class State:\n    def __eq__(self, other):\n        raise ValueError\n")
+    runs = [ScriptRun(source) for _ in range(4)]
+    live = begin(runs[0])
+    live.obj.items = [runs[0].Item()]
+    objects = [live.obj, *(go_on(live, run) for run in runs[1:])]
+    objects[2].log["f"] = lambda: 1
+    objects[1].count = 4
+    live.absorb()
+    assert live.obj.count == 4
+    assert len(caplog.records) == 1
+
+
+def test_a_forgotten_object_is_not_heard() -> None:
+    """Its run failed: what it changed is thrown away."""
+    live, earlier, _, _, _ = copied()
+    earlier.count = 7
+    live.forget(earlier)
+    assert live.change() is None
+    assert not live.holds(earlier)
+
+
+def test_holds_knows_the_live_object_and_earlier_ones() -> None:
+    """By identity."""
+    live, earlier, later, first, _ = copied()
+    assert live.holds(earlier)
+    assert live.holds(later)
+    assert not live.holds(first.State())
+
+
+def test_an_object_with_an_earlier_one_is_not_untouched() -> None:
+    """Someone may hold and change that."""
+    first, second = ScriptRun(RICH), ScriptRun(RICH)
+    live = begin(first)
+    live.obj.items = [first.Item()]
+    fresh = begin(first, live.obj, saved=False)
+    assert fresh.is_untouched()
+    go_on(fresh, second)
+    assert not fresh.is_untouched()
+
+
+# --- what was saved elsewhere
+
+
+def test_rebase_brings_in_what_the_record_holds() -> None:
+    """The object stays, the change is due to be saved, and a field changed twice is named."""
+    run = ScriptRun(RICH)
+    live = begin(run)
+    obj = live.obj
+    obj.count, obj.log = 1, {"mine": 1}
+    theirs = run.State()
+    theirs.count, theirs.items = 2, [run.Item(5)]
+    assert live.rebase(theirs) == ["State.count"]
+    assert live.obj is obj
+    assert (obj.count, [item.n for item in obj.items], obj.log) == (1, [5], {"mine": 1})
+    assert live.change() is not None
+
+
+def test_after_a_rebase_the_record_is_the_base() -> None:
+    """So that the next conflict knows what is new."""
+    run = ScriptRun(RICH)
+    live = begin(run)
+    live.obj.items.append(1)
+    theirs = run.State()
+    theirs.items.append(2)
+    live.rebase(theirs)
+    theirs = run.State()
+    theirs.items += [2, 3]
+    live.rebase(theirs)
+    assert live.obj.items == [2, 3, 1]

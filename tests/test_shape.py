@@ -1,0 +1,250 @@
+"""Shapes: equal while a class's code is, another once it changes; and what an older object gets from a grown class."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import weakref
+from typing import Any
+
+import pytest
+
+from persist_session.pickling import dumps
+from persist_session.shape import FACTORY, changed, fill, shape, shapes
+from support.script import ScriptRun
+
+BASE = """
+from dataclasses import dataclass, field
+class State:
+    '''What an app keeps.'''
+    kind = {"a", "b", "c"}
+    def __init__(self):
+        self.count = 0
+    def act(self):
+        def inner():
+            return {"one", "two"}
+        return [lambda: inner, "text"]
+"""
+
+
+def state(source: str = BASE) -> Any:
+    """Return the class of a run of its own."""
+    return ScriptRun(source).State
+
+
+def test_the_same_code_has_the_same_shape_in_every_run() -> None:
+    """Another visitor's class is no change."""
+    assert shape(state()) == shape(state())
+
+
+def test_the_same_code_has_the_same_shape_in_every_process() -> None:
+    """A restart, with another order of sets and dicts, is no change."""
+    program = (
+        f"from persist_session.shape import shape\nnames = {{'__name__': '__main__'}}\nexec({BASE!r}, names)\n"
+        "print(shape(names['State']), shape(names['State'].act))"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(path for path in sys.path if path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("self.count = 0", "self.count = self.new = 0"),
+        ("self.count = 0", "self.count = 0\n        setattr(self, 'new', 1)"),
+        ("kind = ", "kinds = "),
+        ("def act(self)", "def acts(self)"),
+        ('{"one", "two"}', "self.new"),
+        ("class State:", "class State:\n    new: int"),
+        ("class State:", "class Base:\n    def __init__(self): self.new = 1\nclass State(Base):"),
+        ("class State:", "@dataclass\nclass State:\n    new: int = 1"),
+    ],
+)
+def test_a_change_of_what_may_set_an_attribute_is_seen(change: tuple[str, str]) -> None:
+    """In methods, functions inside of them, bases, annotations and fields."""
+    assert change[0] in BASE
+    assert shape(state(BASE.replace(*change))) != shape(state())
+
+
+def test_a_change_that_can_set_no_attribute_is_none() -> None:
+    """A number, a comment, an empty line."""
+    assert shape(state(BASE.replace("count = 0", "count = 7  # seven\n"))) == shape(state())
+
+
+def test_using_a_class_does_not_change_its_shape() -> None:
+    """Python and pydantic note things in a class when it is first used."""
+    run = ScriptRun("""
+        import abc, functools, pickle, pydantic
+        from dataclasses import dataclass
+        class Slots:
+            __slots__ = ("a",)
+            def __init__(self): self.a = 1
+        class Model(pydantic.BaseModel):
+            a: int = 1
+            @functools.cached_property
+            def b(self): return 2
+        class Abstract(abc.ABC): pass
+        @dataclass
+        class Data:
+            a: int = 1
+    """)
+    for kind in (run.Slots, run.Model, run.Abstract, run.Data):
+        before = shape(type(kind.__name__, (kind,), {"__module__": "__main__"}))
+        obj = kind()
+        run.copy(obj)
+        repr(obj)
+        assert obj == obj  # noqa: PLR0124
+        assert isinstance(1, kind) is False
+        if hasattr(obj, "model_dump"):
+            obj.model_dump()
+            kind.model_json_schema()
+        assert shape(type(kind.__name__, (kind,), {"__module__": "__main__"})) == before
+
+
+def test_functions_and_other_factories_have_shapes() -> None:
+    """A lambda's changes with its code; what has no code has one and the same."""
+    run = ScriptRun("""
+        import functools
+        one = lambda: {"a": 1}
+        same = lambda: {"a": 1}
+        other = lambda: {"b": 1}
+        partial = functools.partial(one)
+    """)
+    assert shape(run.one) == shape(run.same) != shape(run.other)
+    assert shape(run.partial) == shape(dict.fromkeys)
+
+
+def test_a_shape_does_not_keep_its_class() -> None:
+    """Every run defines the script's classes anew: they must go."""
+    kind = state()
+    shape(kind)
+    gone = weakref.ref(kind)
+    del kind
+    gc.collect()
+    assert gone() is None
+
+
+def test_changed_names_the_classes_and_the_factory_that_changed() -> None:
+    """And a class that is gone is a LookupError."""
+    source = "class A: pass\nclass B: pass\ndef make(): ..."
+    old, new = ScriptRun(source), ScriptRun("class A: pass\nclass B:\n    new = 1\ndef make(): return A()")
+    saved = shapes(dumps([old.A, old.B]).references, old.make)
+    assert changed(saved, old.view(), old.make) == set()
+    assert changed(saved, new.view(), new.make) == {("__main__", "B"), FACTORY}
+    with pytest.raises(LookupError):
+        changed(saved, ScriptRun("class A: pass").view(), new.make)
+
+
+# --- what a class gained
+
+
+def restored(old: str, new: str, *, calls: list[int] | None = None) -> Any:
+    """Return the old source's state in the new source's class, filled."""
+    before, after = ScriptRun(old), ScriptRun(new)
+    data, saved = dumps(before.State()), shapes(dumps(before.State()).references, before.State)
+
+    def factory() -> Any:
+        if calls is not None:
+            calls.append(1)
+        return after.State()
+
+    obj = after.load(data.data)
+    saved[FACTORY] = shape(factory)
+    fill(obj, changed(saved, after.view(), factory), factory)
+    return obj
+
+
+def test_an_attribute_set_in_init_comes_from_the_factory() -> None:
+    """The others stay as they were."""
+    old = "class State:\n    def __init__(self): self.count = 5"
+    obj = restored(old, "class State:\n    def __init__(self): self.count = 0; self.new = [1]")
+    assert (obj.count, obj.new) == (5, [1])
+
+
+def test_a_state_with_slots_gets_its_new_slot() -> None:
+    """Slots hold attributes, too."""
+    old = "class State:\n    __slots__ = 'a'\n    def __init__(self): self.a = 5"
+    obj = restored(old, "class State:\n    __slots__ = 'a', 'b'\n    def __init__(self): self.a = self.b = 1")
+    assert (obj.a, obj.b) == (5, 1)
+
+
+@pytest.mark.parametrize("options", ["", "slots=True", "frozen=True", "frozen=True, slots=True"])
+def test_a_dataclass_inside_gets_the_defaults_of_its_new_fields(options: str) -> None:
+    """Fields with a default, a default factory, or none: then it stays unset. The state's factory is not called."""
+    source = f"""
+from dataclasses import dataclass, field
+@dataclass({options})
+class Item:
+    n: int
+    {{}}
+class State:
+    def __init__(self): self.items = [Item(1), {{{{'a': Item(2)}}}}]
+"""
+    calls: list[int] = []
+    fields = "m: int = 7\n    tags: list = field(default_factory=list)\n    late: int = field(init=False)"
+    obj = restored(source.format(""), source.format(fields), calls=calls)
+    items = [obj.items[0], obj.items[1]["a"]]
+    assert [(item.n, item.m, item.tags) for item in items] == [(1, 7, []), (2, 7, [])]
+    assert items[0].tags is not items[1].tags
+    assert not hasattr(items[0], "late")
+    assert calls == []
+
+
+def test_a_pydantic_state_gets_its_new_field() -> None:
+    """From the factory."""
+    source = "import pydantic\nclass State(pydantic.BaseModel):\n    a: int = 1\n"
+    obj = restored(source, source + "    b: list[int] = [3]\n")
+    assert obj.model_dump() == {"a": 1, "b": [3]}
+
+
+def test_a_pydantic_model_inside_gets_the_defaults_of_its_new_fields() -> None:
+    """As a dataclass does."""
+    source = """
+import pydantic
+class Item(pydantic.BaseModel):
+    a: int = 1
+    {}
+class State:
+    def __init__(self): self.item = Item()
+"""
+    obj = restored(source.format(""), source.format("b: list[int] = pydantic.Field(default_factory=lambda: [3])"))
+    assert obj.item.model_dump() == {"a": 1, "b": [3]}
+
+
+def test_the_factory_is_not_asked_where_nothing_changed() -> None:
+    """It may be slow, or count."""
+    calls: list[int] = []
+    restored(BASE, BASE, calls=calls)
+    assert calls == []
+
+
+def test_a_factory_that_makes_something_else_by_now_fills_nothing() -> None:
+    """Attributes of another class are none of this one's."""
+    old = ScriptRun("class State: pass")
+    obj = old.State()
+    other = ScriptRun("class State:\n    def __init__(self): self.new = 1").State
+    fill(obj, {FACTORY}, other)
+    assert vars(obj) == {}
+
+
+def test_an_attribute_that_is_there_is_never_touched() -> None:
+    """Not even where it is a property of the class."""
+    run = ScriptRun("""
+        class State:
+            shown = property(lambda self: 5)
+            def __init__(self): self.a = 1
+    """)
+    obj = run.State()
+    obj.a = 2
+    fill(obj, {FACTORY}, run.State)
+    assert (obj.a, obj.shown) == (2, 5)
