@@ -111,7 +111,7 @@ class Live:
         if view.sees(self._references):
             return
         others = {other: target for other, target in self._references.items() if other != name}
-        # In a module that was loaded anew all classes are others, and an older run may still bring in instances of them.
+        # A module that was loaded anew has other classes throughout; an older run may still bring in old ones.
         is_enough = name[0] == "__main__" and self._is_root_alone and view.sees(others)
         if not (is_enough and _set_class(self.obj, view.find(*name))):
             self._round_trip(view)

@@ -13,6 +13,7 @@ import functools
 import importlib
 import io
 import pickle
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -161,11 +162,6 @@ def _walk(namespace: Mapping[str, Any], qualname: str) -> Any:
         raise LookupError(f"{qualname} is gone") from error
 
 
-def _reference(module: str, qualname: str) -> Any:
-    """Stands in a pickle for a class; `loads` puts its view's lookup in this place."""
-    raise pickle.UnpicklingError(f"{module}.{qualname} is found by persist_session only")
-
-
 def _set_fields(instance: Any, fields: dict[str, Any]) -> None:
     """Sets the fields of a slotted dataclass by name, past a frozen class's `__setattr__`."""
     known = type(instance).__dataclass_fields__
@@ -249,7 +245,9 @@ def _reduce_by_itself(obj: Any, references: References) -> Any:
 def _refer(obj: Any, name: Reference, references: References) -> Any:
     if is_own_module(name[0]) and references.setdefault(name, obj) is not obj:
         references[name] = _AMBIGUOUS
-    return name[1] if _is_importable(obj, name) else (_reference, name)
+    # What stands for a class is the standard library's: Streamlit evicts modules beside a changed script, this one too
+    # where it is not an installed one, and an evicted module's function can't be pickled.
+    return name[1] if _is_importable(obj, name) else (pkgutil.resolve_name, (":".join(name),))
 
 
 def _is_importable(obj: Any, name: Reference) -> bool:
@@ -288,8 +286,8 @@ class _Unpickler(pickle.Unpickler):
         self._view = view
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (__name__, _reference.__name__):
-            return self._view.find
+        if (module, name) == ("pkgutil", "resolve_name"):
+            return lambda path: self._view.find(*path.split(":", 1))
         return self._view.find(module, name) if is_own_module(module) else super().find_class(module, name)
 
 

@@ -144,12 +144,14 @@ def test_the_cookie_is_as_promised(served: Served, page: Page) -> None:
 def test_a_base_path_keeps_the_cookie_to_itself(served: Served, page: Page) -> None:
     """Below `server.baseUrlPath` the cookie's path is that path, and a reload restores in one run."""
     server = served(COUNTER, options={"server.baseUrlPath": "shop"})
+    record_text(page, "iframe")
     visit_first(page, server)
     press(page, "Add")
     assert cookie_of(page.context, f"app-state-{server.port}")["path"] == "/shop"
     reload_app(page)
     press(page, "Look")
     assert shown(page, "count") == "Count 1"
+    assert recorded_text(page, "iframe") == [None]
     assert run_shown(page) == 2
 
 

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persist_session.errors import ConfigurationError, StoreError
-from support.stores import set_aside
-
 from persist_session.stores import FileStore, Stored
+from support.stores import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,9 +17,8 @@ import time_machine
 from test_stores import count_to_80
 
 from persist_session.errors import StoreError
-from support.stores import set_aside
-
 from persist_session.stores import FileStore, Stored
+from support.stores import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -61,6 +61,9 @@ APP = """
             if case == "rerun at once" and not s.count:
                 s.count += 1
                 st.rerun()
+            if case == "rerun when known" and not s.count and state_info("app-state").cookie == "pending":
+                s.count += 1
+                st.rerun()
             if case == "stop at once" and not s.count:
                 s.count += 1
                 st.stop()
@@ -130,7 +133,7 @@ def after_reload(tab: Visitor, timeout: float = 10, wanted: str | None = None) -
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.3])
-@pytest.mark.parametrize("case", ["rerun at once", "stop at once"])
+@pytest.mark.parametrize("case", ["rerun at once", "rerun when known", "stop at once"])
 def test_leaving_at_once_on_a_first_visit_is_kept(app: AppServer, visit: Visit, case: str, delay: float) -> None:
     """st.rerun or st.stop right after the first change, before the browser is known: nothing is lost, however slow."""
     tab = visit(app, query=f"case={case}", component_delay=delay)

@@ -848,8 +848,8 @@ def test_the_attributes_of_an_object_are_those_it_holds_itself() -> None:
 
 
 def test_plain_pickle_does_not_load_what_must_be_looked_up() -> None:
-    """It would find nothing, or another visitor's class: so it says who can."""
-    with pytest.raises(pickle.UnpicklingError, match="persist_session only"):
+    """It looks into the `__main__` of whoever runs it, and finds nothing there."""
+    with pytest.raises(AttributeError, match="Item"):
         pickle.loads(dumps(ScriptRun(SCRIPT).Item(1)).data)
 
 

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from persist_session.errors import ConfigurationError
-from support.stores import set_aside
-
 from persist_session.stores import FileStore, MemoryStore, Store, Stored, open_store
+from support.stores import set_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable

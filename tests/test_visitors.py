@@ -621,3 +621,16 @@ def test_a_callback_of_before_a_reload_leaves_no_class_of_before(served: Served,
     assert tab.exceptions() == []
     with tab.reload() as again:
         assert shown(again) == ["1 1 True"]
+
+
+def test_a_library_that_is_loaded_anew_goes_on(served: Served, visit: Visit) -> None:
+    """Where the library is no installed one, Streamlit evicts it with whatever was edited: the visitor's state stays."""
+    server = served(RELOADED_BETWEEN_RUNS.replace("Go", "Add"), files={"states.py": CLASSES}, file_watcher="poll")
+    tab = visit(server)
+    assert shown(tab.click("Add").rerun()) == ["0 1 True"]
+    write_app(server.app.parent, source(CLASSES, "EDITED = 1"), "states.py")
+    deadline = time.monotonic() + 20
+    while shown(tab.rerun()) != ["1 1 True"]:
+        assert time.monotonic() < deadline, "the tab's runs load the module anew"
+    assert not tab.exceptions()
+    assert shown(tab.click("Add").rerun()) == ["1 2 True"]

@@ -1,0 +1,313 @@
+"""The public API: all of it is exported, documented and typed, and works without a server."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import logging
+import pkgutil
+import pydoc
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import persist_session
+from persist_session import (
+    ConfigurationError,
+    PersistSessionError,
+    StateError,
+    StateInfo,
+    clear_cookie_state,
+    errors,
+    load_state,
+    persistent_state,
+    save_state,
+    state,
+    state_info,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(persist_session.__file__).parent
+FUNCTIONS = ["clear_cookie_state", "configure", "load_state", "persist", "persistent_state", "save_state", "state_info"]
+ERRORS = [
+    "ConfigurationError",
+    "PersistSessionError",
+    "StateError",
+    "StateTooLargeError",
+    "StoreError",
+    "UnloadableStateError",
+    "UnpicklableStateError",
+]
+
+
+class AppState:
+    """A state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@pytest.fixture(autouse=True)
+def not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start every test as a new process."""
+    monkeypatch.setattr(state, "_warned", set())
+
+
+# --- what is public
+
+
+def test_all_is_sorted_and_complete() -> None:
+    """Whatever the package shows without an underscore, but for its modules."""
+    shown = {name for name, value in vars(persist_session).items() if name[0] != "_" and not inspect.ismodule(value)}
+    assert [*persist_session.__all__] == sorted(persist_session.__all__)
+    assert shown == {*persist_session.__all__}
+    assert {*FUNCTIONS, *ERRORS} <= shown
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_callable_says_what_it_gives_takes_and_raises(name: str) -> None:
+    """Every argument is described, and so is what may be raised."""
+    function = getattr(persist_session, name)
+    words = inspect.getdoc(function)
+    assert words is not None
+    assert "Raises:" in words
+    assert words.splitlines()[0].endswith((".", ";"))
+    arguments = [*inspect.signature(function).parameters]
+    described = words.partition("Args:")[2].partition("Raises:")[0]
+    if len(arguments) > 1:
+        assert [argument for argument in arguments if f"{argument}:" not in described] == []
+
+
+@pytest.mark.parametrize("name", [name for name in persist_session.__all__ if name not in FUNCTIONS])
+def test_a_public_class_has_words_of_its_own(name: str) -> None:
+    """And so have its public methods."""
+    kind = getattr(persist_session, name)
+    assert kind.__doc__
+    methods = [value for key, value in vars(kind).items() if key[0] != "_" and inspect.isfunction(value)]
+    assert [method.__qualname__ for method in methods if not method.__doc__] == []
+
+
+def functions(node: ast.AST) -> Iterator[ast.FunctionDef]:
+    """Yield the public functions of a module and the public methods of its public classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
+            if isinstance(child, ast.FunctionDef):
+                yield child
+            else:
+                yield from functions(child)
+
+
+def test_every_function_that_raises_says_so() -> None:
+    """Of any module: whose own body raises an error of ours names it."""
+    ours = {name for name in vars(errors) if name.endswith("Error")}
+    silent = []
+    for path in PACKAGE.rglob("*.py"):
+        for function in functions(ast.parse(path.read_text())):
+            raised = {
+                error.exc.func.id
+                for error in ast.walk(function)
+                if isinstance(error, ast.Raise)
+                and isinstance(error.exc, ast.Call)
+                and isinstance(error.exc.func, ast.Name)
+            }
+            words = ast.get_docstring(function) or ""
+            silent += [f"{path.name}:{function.name}:{name}" for name in raised & ours if name not in words]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_but_name_and_what_it_names_is_by_keyword(name: str) -> None:
+    """Options can be added and reordered without breaking an app."""
+    parameters = inspect.signature(getattr(persist_session, name)).parameters.values()
+    positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    assert {*positional} <= {"name", "factory", "state"}
+
+
+def test_what_is_not_built_yet_is_not_accepted() -> None:
+    """A parameter is absent, never ignored."""
+    for option in ("exclusive", "on_conflict", "user", "remember", "lock_timeout", "partitioned"):
+        arguments: Any = {option: None}
+        with pytest.raises(TypeError):
+            persistent_state("x", AppState, **arguments)
+        assert option not in inspect.signature(persist_session.configure).parameters
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_one_base_catches_all_errors(name: str) -> None:
+    """And each has the state's name where it is about one."""
+    kind = getattr(persist_session, name)
+    assert issubclass(kind, PersistSessionError)
+    assert issubclass(kind, Exception)
+    if issubclass(kind, StateError):
+        assert kind("words", name="x").name == "x"
+
+
+def test_the_package_is_typed_and_says_what_its_words_mean() -> None:
+    """The marker for type checkers, and the glossary."""
+    assert (PACKAGE / "py.typed").is_file()
+    words = persist_session.__doc__ or ""
+    for word in ("state", "name", "session id", "signed cookie", "record key", "record", "lineage", "store", "tab"):
+        assert f"    {word}: " in words
+    for module in pkgutil.walk_packages([str(PACKAGE)], "persist_session."):
+        assert importlib.import_module(module.name).__doc__, module.name
+
+
+def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
+    """No folder, no key, no word of ours: an app may be imported by tools."""
+    program = "from persist_session import *\nprint(sorted(name for name in dir() if name[0] != '_'))"
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": str(PACKAGE.parent), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sorted(persist_session.__all__))
+    # Streamlit has its own word for whatever is imported without `streamlit run`.
+    assert [line for line in done.stderr.splitlines() if "missing ScriptRunContext" not in line] == []
+    assert [*tmp_path.iterdir()] == []
+
+
+# --- outside of a run
+
+
+def test_outside_of_a_run_a_block_gets_a_plain_state(caplog: pytest.LogCaptureFixture) -> None:
+    """A fresh one for every block, nothing is saved, and ONE warning for the name says so and what to do."""
+    for _ in range(3):
+        with persistent_state("x", AppState) as one, persistent_state("x", AppState) as other:
+            assert type(one) is AppState
+            assert one is not other
+            assert one.count == 0
+            one.count += 1
+    assert load_state("x", AppState).count == 0
+    save_state("x", AppState())
+    clear_cookie_state("x")
+    clear_cookie_state("x")
+    assert state_info("x") is None
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "'x'" in record.message
+    assert "streamlit run" in record.message
+
+
+def test_another_name_has_its_own_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """It is another state."""
+    load_state("x", AppState)
+    load_state("y", AppState)
+    load_state("x", AppState)
+    assert len(caplog.records) == 2
+
+
+def test_outside_of_a_run_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with persistent_state("x", AppState):
+        pass
+    save_state("x", AppState())
+    clear_cookie_state("x")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("error", [ValueError("own"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_block_swallows_nothing(error: BaseException) -> None:
+    """What leaves it goes on."""
+    with pytest.raises(type(error)) as caught, persistent_state("x", AppState):
+        raise error
+    assert caught.value is error
+
+
+def test_a_block_may_be_used_again_and_inside_of_itself() -> None:
+    """One object that an imported module made, for all who enter it."""
+    block = persistent_state("x", AppState)
+    with block as one, block as other:
+        assert one is not other
+    with block as again:
+        assert again.count == 0
+
+
+def test_a_factory_that_fails_is_not_hidden() -> None:
+    """Its own error is raised."""
+
+    def fail() -> AppState:
+        raise RuntimeError("own")
+
+    with pytest.raises(RuntimeError, match="own"), persistent_state("x", fail):
+        pass
+    with pytest.raises(RuntimeError, match="own"):
+        load_state("x", fail)
+
+
+# --- wrong arguments
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a b", "a/b", "../a", "x" * 65, "é", "a;b", "a=b", "a\n", None, 5, b"a", AppState]
+)
+def test_a_name_that_no_cookie_or_folder_can_have_is_refused(name: Any) -> None:
+    """By every function, also outside of a run."""
+    uses: list[Any] = [
+        lambda: persistent_state(name, AppState),
+        lambda: load_state(name, AppState),
+        lambda: save_state(name, AppState()),
+        lambda: clear_cookie_state(name),
+        lambda: state_info(name),
+        lambda: persist_session.persist(name),
+    ]
+    for use in uses:
+        with pytest.raises(ConfigurationError, match=r"name must be 1 to 64"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 64, "app-state", "A.b_C-9", "0"])
+def test_names_that_are_fine(name: str) -> None:
+    """Letters, digits, `_`, `.` and `-`."""
+    with persistent_state(name, AppState) as made:
+        assert made.count == 0
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_is_never_a_folder_above(name: str) -> None:
+    """A store keeps each state's records in a folder of its name."""
+    with pytest.raises(ConfigurationError, match="name"):
+        persistent_state(name, dict)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"factory": AppState()}, "factory must be callable"),
+        ({"factory": None}, "factory must be callable"),
+        ({"factory": {}}, "factory must be callable.*lambda"),
+        ({"max_age": 0}, "max_age"),
+        ({"max_age": -1}, "max_age"),
+        ({"max_age": "soon"}, "max_age"),
+        ({"max_age": True}, "max_age"),
+        ({"max_age": 401 * 24 * 3600}, "max_age"),
+        ({"on_error": "ignore"}, "on_error must be"),
+        ({"on_error": None}, "on_error must be"),
+        ({"on_unloadable": "discard"}, "on_unloadable must be"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(options: dict[str, Any], named: str) -> None:
+    """At once: before the first visitor comes."""
+    arguments: dict[str, Any] = {"name": "x", "factory": AppState} | options
+    with pytest.raises(ConfigurationError, match=named):
+        persistent_state(**arguments)
+    with pytest.raises(ConfigurationError, match=named):
+        load_state(**arguments)
+
+
+# --- what is shown
+
+
+def test_the_information_holds_no_secret() -> None:
+    """Its fields are these: no session id, no cookie, no content."""
+    fields = {"name", "record_key", "size", "saved_at", "expires_at", "cookie"}
+    assert {*StateInfo.__dataclass_fields__} == fields
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "StateInfo", "MemoryStore", "FileStore"])
+def test_help_works(name: str) -> None:
+    """In a notebook, an editor, or `st.help`."""
+    assert name in pydoc.render_doc(getattr(persist_session, name))

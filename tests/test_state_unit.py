@@ -1,0 +1,138 @@
+"""The public functions in runs that are only pretended: what no server is needed for."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from persist_session import UnpicklableStateError, host, load_state, persistent_state, state
+from persist_session.host import Run
+from persist_session.settings import Settings
+from support.records import KEYS, CountingStore, place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from persist_session.place import Place
+
+
+class AppState:
+    """A state."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+
+class Tab(Run):
+    """A run of a tab of its own, without a browser."""
+
+    __slots__ = ("_memory",)
+    _memory: dict[str, Any]
+
+    def __init__(self) -> None:
+        class Context:
+            main_script_path = __file__
+
+        class Coordinator:
+            pass
+
+        context: Any = Context()
+        context.parallel_coordinator = Coordinator()
+        super().__init__(context)
+        object.__setattr__(self, "_memory", {})
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the tab remembers."""
+        return self._memory
+
+
+@pytest.fixture
+def enter_tab(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tab], None]:
+    """Return a function after which the calling thread runs a tab's script."""
+    local = threading.local()
+    settings = Settings(
+        keys=KEYS,
+        store=CountingStore(),
+        max_age=60.0,
+        same_site="lax",
+        secure=None,
+        path=None,
+        ask_browser=True,
+        max_bytes=10_000,
+    )
+    monkeypatch.setattr(host, "current_run", lambda: getattr(local, "tab", None))
+    monkeypatch.setattr(host, "handshake", lambda: None)
+    monkeypatch.setattr("persist_session.settings.resolve", lambda *_: settings)
+    return lambda tab: setattr(local, "tab", tab)
+
+
+def test_one_block_object_serves_many_visitors_at_once(enter_tab: Callable[[Tab], None]) -> None:
+    """An imported module may make it: each thread leaves the block that it entered, in whichever order."""
+    block = persistent_state("x", AppState)
+    tabs = {name: Tab() for name in "ab"}
+    turns = {name: threading.Event() for name in ("a in", "b in", "a out")}
+    got: dict[str, Any] = {}
+    failed: list[BaseException] = []
+
+    def visit(name: str, before: list[str], between: list[str], after: str) -> None:
+        try:
+            enter_tab(tabs[name])
+            for turn in before:
+                assert turns[turn].wait(10)
+            with block as got[name]:
+                turns[f"{name} in"].set()
+                for turn in between:
+                    assert turns[turn].wait(10)
+            if after:
+                turns[after].set()
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    threads = [
+        threading.Thread(target=visit, args=("a", [], ["b in"], "a out")),
+        threading.Thread(target=visit, args=("b", ["a in"], ["a out"], "")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert got["a"] is not got["b"]
+    for tab in tabs.values():
+        assert tab.memory["tab"].held["x"].blocks == {}
+
+
+def test_nested_blocks_give_one_object(enter_tab: Callable[[Tab], None]) -> None:
+    """Also of one block object, and a load inside of a block."""
+    enter_tab(Tab())
+    block = persistent_state("x", AppState)
+    with block as one, block as two, persistent_state("x", AppState) as three:
+        assert one is two is three is load_state("x", AppState)
+
+
+def test_a_state_that_can_not_be_pickled_when_the_browser_answers_is_told_as_such(
+    enter_tab: Callable[[Tab], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the visitor did before is to be merged then: the error is the one that a save would raise."""
+    tab = Tab()
+    enter_tab(tab)
+    at: Place = place(CountingStore())
+    load_state("x", AppState).items.append(1)
+    monkeypatch.setattr(state, "_place", lambda held: held.place)
+    held = tab.memory["tab"].held["x"]
+    held.live.obj.items.append(lambda: 1)
+
+    other = Tab()
+    enter_tab(other)
+    load_state("x", AppState)
+    monkeypatch.setattr(state, "_place", lambda _: at)
+    with persistent_state("x", AppState) as saved:
+        saved.items.append(2)
+
+    enter_tab(tab)
+    with pytest.raises(UnpicklableStateError, match=r"AppState\.items\[1\]"):
+        load_state("x", AppState)
