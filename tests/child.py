@@ -104,9 +104,7 @@ def _write_for_ever(store: FileStore, last: int, send: int) -> None:
 def _write_count(store: FileStore, count: int) -> None:
     found = store.read(NAME, KEY)
     data = seal(KEY, Record(_payload(count), new_version(), "0" * 16, 0.0, 0.0), KEYS)
-    if not store.write(
-        NAME, KEY, data, version=new_version(), based_on=found and found.version, expires_at=0.0
-    ):
+    if not store.write(NAME, KEY, data, version=new_version(), based_on=found and found.version, expires_at=0.0):
         raise SystemExit("a writer without rivals lost a compare-and-swap")
 
 

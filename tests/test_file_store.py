@@ -166,9 +166,7 @@ def test_a_strict_store_refuses_folders_that_others_can_write(root: Path, where:
 
 
 @pytest.mark.parametrize("where", FOLDERS)
-def test_a_strict_store_refuses_a_symlink_in_place_of_a_folder(
-    root: Path, tmp_path: Path, where: str
-) -> None:
+def test_a_strict_store_refuses_a_symlink_in_place_of_a_folder(root: Path, tmp_path: Path, where: str) -> None:
     """The root, or a folder in it, even where the link leads to a good folder."""
     store = FileStore(root, strict=True)
     put(store)
@@ -209,9 +207,7 @@ def test_a_configured_folder_that_everybody_can_write_is_refused(root: Path, whe
     refuses_everything(store, "chmod o-w")
 
 
-def test_a_configured_folder_that_its_group_can_write_warns_once(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_configured_folder_that_its_group_can_write_warns_once(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A Kubernetes volume: it works, with one WARNING however many folders, calls and threads."""
     root.mkdir()
     root.chmod(0o2770)

@@ -254,9 +254,7 @@ def test_a_write_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("method", ["delete", "set_aside"])
-def test_a_removal_survives_a_power_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_a_removal_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """What was cleared does not come back: the folder is brought to the disk after the change."""
     store = FileStore(tmp_path / "state")
     put(store)
@@ -290,9 +288,7 @@ def test_a_file_system_without_fsync_of_folders_will_do(
         put(store)
 
 
-def test_two_writes_at_once_never_share_a_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_writes_at_once_never_share_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that starts while another is under way has a file of its own, and the slower one is told."""
     store = FileStore(tmp_path / "state")
     put(store)

@@ -185,9 +185,7 @@ def _content(content: bytes) -> Callable[[Path], None]:
         pytest.param(_content(b"\xff" * 64), "empty or damaged", id="file is no text"),
     ],
 )
-def test_a_key_that_others_may_know_is_refused(
-    tmp_path: Path, plant: Callable[[Path], None], says: str
-) -> None:
+def test_a_key_that_others_may_know_is_refused(tmp_path: Path, plant: Callable[[Path], None], says: str) -> None:
     """A symlink, loose modes, or a damaged file: the error says what is wrong, and no new key replaces it."""
     folder = tmp_path / "keys"
     plant(folder)
@@ -196,9 +194,7 @@ def test_a_key_that_others_may_know_is_refused(
 
 
 @pytest.mark.parametrize("whose", ["folder", "file"])
-def test_a_key_of_another_user_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
-) -> None:
+def test_a_key_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     """Who owns the folder or the file could have chosen the key."""
     load_or_make(tmp_path / "keys")
     if whose == "folder":
@@ -210,9 +206,7 @@ def test_a_key_of_another_user_is_refused(
         load_or_make(tmp_path / "keys")
 
 
-def test_a_disk_without_hard_links_is_refused_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_hard_links_is_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the key can't be linked into place, the error offers `secret_keys`; nothing is left behind."""
 
     def no_links(*_: object) -> None:

@@ -317,6 +317,14 @@ def test_own_classes_on_other_packages_storage_differ_by_both() -> None:
     assert merge(*grids) == (grids[1], ["Grid"])
 
 
+def test_own_containers_differ_by_their_attributes_too() -> None:
+    """A dict with an attribute."""
+    one, other = RUN.Words(a=1), RUN.Words(a=1)
+    assert same(one, other)
+    one.x, other.x = 1, 2
+    assert not same(one, other)
+
+
 @pytest.mark.parametrize(
     "make",
     [

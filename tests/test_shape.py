@@ -186,15 +186,16 @@ from dataclasses import dataclass, field
 @dataclass({options})
 class Item:
     n: int
+    kept: int = 1
     {{}}
 class State:
-    def __init__(self): self.items = [Item(1), {{{{'a': Item(2)}}}}]
+    def __init__(self): self.items = [Item(1, 5), {{{{'a': Item(2, 5)}}}}]
 """
     calls: list[int] = []
     fields = "m: int = 7\n    tags: list = field(default_factory=list)\n    late: int = field(init=False)"
     obj = restored(source.format(""), source.format(fields), calls=calls)
     items = [obj.items[0], obj.items[1]["a"]]
-    assert [(item.n, item.m, item.tags) for item in items] == [(1, 7, []), (2, 7, [])]
+    assert [(item.n, item.kept, item.m, item.tags) for item in items] == [(1, 5, 7, []), (2, 5, 7, [])]
     assert items[0].tags is not items[1].tags
     assert not hasattr(items[0], "late")
     assert calls == []
@@ -212,10 +213,10 @@ def test_a_pydantic_model_inside_gets_the_defaults_of_its_new_fields() -> None:
     source = """
 import pydantic
 class Item(pydantic.BaseModel):
-    a: int = 1
+    a: int = 0
     {}
 class State:
-    def __init__(self): self.item = Item()
+    def __init__(self): self.item = Item(a=1)
 """
     obj = restored(source.format(""), source.format("b: list[int] = pydantic.Field(default_factory=lambda: [3])"))
     assert obj.item.model_dump() == {"a": 1, "b": [3]}

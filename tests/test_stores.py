@@ -64,9 +64,7 @@ def store(backend: Backend) -> Store:
     return backend.store
 
 
-def put(
-    store: Store, data: bytes, version: str, based_on: str | None, *, name: str = NAME, key: str = KEY
-) -> bool:
+def put(store: Store, data: bytes, version: str, based_on: str | None, *, name: str = NAME, key: str = KEY) -> bool:
     """Write with an expiry that no test cares about."""
     return store.write(name, key, data, version=version, based_on=based_on, expires_at=LATER)
 
