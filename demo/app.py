@@ -45,7 +45,7 @@ st.set_page_config(page_title="persist_session demo", page_icon=":material/bookm
 pages = {name: page_of(name) for name in PAGES}
 current = st.navigation({"Try it": [pages[name] for name in TRY], "Look inside": [pages[name] for name in LOOK]})
 st.sidebar.caption(
-    "What you do here is kept for this browser, until 30 days after your last visit. "
+    "What you do here is kept for this browser, for 30 days. "
     "Reload the page, close the tab, restart the server: it is still there."
 )
 

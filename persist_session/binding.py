@@ -41,6 +41,10 @@ class Binding:
 
     def bind(self, question: Question, settings: Settings, max_age: float) -> None:
         """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one."""
+        with self._lock:  # two runs of a tab may come at once
+            self._bind(question, settings, max_age)
+
+    def _bind(self, question: Question, settings: Settings, max_age: float) -> None:
         if self.session_id is not None and not self.is_pending:
             return
         shaken = host.handshake()
@@ -60,7 +64,8 @@ class Binding:
         signed = newest(self.name, values_in_headers(cookie.cookie_name, headers), settings.keys, max_age)
         if signed is None or signed.session_id in self.retired:
             return
-        # Another valid id than ours is that of a tab opened in the same moment: the browser keeps it, and so do we.
+        # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
+        # again would only turn the two tabs against each other.
         self._cookie = None
         self.session_id = self.session_id or signed.session_id
 

@@ -28,7 +28,7 @@ class Question:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _number: int = 1
     _waiting: set[str] = field(default_factory=set)
-    _answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    _answers: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
     _mounted_in: weakref.ref[Any] | None = None
 
     def answer(self, name: str) -> dict[str, str] | None:
@@ -60,6 +60,7 @@ class Question:
                 self._answers[name] = signed
             self._waiting.clear()
             self._number += 1
+            self._mounted_in = None  # a name that comes later in this run asks for itself
         host.forget_widget(key)
 
 

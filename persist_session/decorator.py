@@ -6,7 +6,7 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
@@ -76,10 +76,14 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
     return decorate
 
 
-def _in_block(function: Callable[..., R], name: str, factory: Callable[[], Any], options: Any) -> Callable[..., R]:
+def _in_block(
+    function: Callable[..., R], name: str, factory: Callable[[], Any], options: dict[str, Any]
+) -> Callable[..., R]:
+    block = persistent_state(name, factory, **options)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
-        with persistent_state(name, factory, **options) as state:
+        with block as state:
             return function(state, *args, **kwargs)
 
     return call
@@ -128,7 +132,7 @@ class _Called:
     """That the class was called in a run, and with what."""
 
     run: weakref.ref[Any]
-    arguments: Any
+    arguments: Any = field(repr=False)
 
 
 class _Factory:

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import streamlit as st
@@ -18,8 +17,6 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState,
 from streamlit.runtime.state import SCRIPT_RUN_WITHOUT_ERRORS_KEY
 
 from persist_session.errors import PersistSessionError
-
-_log = logging.getLogger(__name__)
 
 _MEMORY = "_persist_session_memory"
 _HIDDEN = "persist-session"
@@ -78,7 +75,7 @@ def current_run() -> Run | None:
 class Handshake:
     """What the browser sent when it opened the tab's websocket."""
 
-    cookie_headers: tuple[str, ...]
+    cookie_headers: tuple[str, ...] = field(repr=False)
     url: str
 
 
@@ -220,8 +217,3 @@ def _ended_well(context: Any) -> bool:
         return bool(context.session_state[SCRIPT_RUN_WITHOUT_ERRORS_KEY])
     except KeyError:
         return True
-
-
-def is_control_flow(error: BaseException | None) -> bool:
-    """Whether a block is left by st.rerun, st.stop, st.switch_page or a newer click, and not by an error."""
-    return error is not None and not isinstance(error, Exception)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from persist_session.merge import merge
@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 class Earlier:
     """An object that was the live one, which a run or a callback may still hold and change."""
 
-    obj: Any
-    data: bytes
+    obj: Any = field(repr=False)
+    data: bytes = field(repr=False)
     run: weakref.ref[Any]
 
 
@@ -76,14 +76,15 @@ class Live:
         self._baseline = self.base = pickled.data
         self.saved = True
 
-    def rebase(self, theirs: Any) -> list[str]:
-        """Brings in what the record holds by now, and returns the fields where the own change won.
+    def rebase(self, theirs: Any, *, theirs_win: bool = False) -> list[str]:
+        """Brings in what the record holds by now, and returns the fields that both sides changed.
 
         Args:
             theirs: The record's object, made of the classes of the view.
+            theirs_win: Whether their change stays where both changed one value; else the own one does.
         """
         data = dumps(theirs).data
-        self.obj, lost = merge(loads(self.base, self.view), self.obj, theirs)
+        self.obj, lost = merge(loads(self.base, self.view), self.obj, theirs, theirs_win=theirs_win)
         self.base, self.saved = data, False
         return lost
 
@@ -164,9 +165,9 @@ class Live:
         self._earlier = [earlier for earlier in self._earlier if earlier.obj is not obj]
 
 
-def _warn_of_lost(fields: list[str]) -> None:
-    for field in fields:
-        _log.warning("%s was changed by two runs of one tab at once: the newer run's change was kept.", field)
+def _warn_of_lost(paths: list[str]) -> None:
+    for path in paths:
+        _log.warning("%s was changed by two runs of one tab at once: the newer run's change was kept.", path)
 
 
 def _set_class(obj: Any, kind: type) -> bool:

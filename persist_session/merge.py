@@ -24,24 +24,30 @@ class _Field(NamedTuple):
     is_key: bool
 
 
-def merge(base: Any, mine: Any, theirs: Any, path: str = "") -> tuple[Any, list[str]]:
-    """My value with their changes brought in, and the paths of the fields where mine won over theirs.
+def merge(base: Any, mine: Any, theirs: Any, path: str = "", *, theirs_win: bool = False) -> tuple[Any, list[str]]:
+    """My value with their changes brought in, and the paths of the fields where one side's change won.
 
     Where it can, it changes `mine` in place and returns it, so that whoever holds it sees the result.
 
     Args:
         base: What both sides started from; absent if one side made it anew.
-        mine: Wins where both changed one same value.
+        mine: Wins where both changed one same value, if not `theirs_win`.
         theirs: Is left as it is, but parts of it become parts of the result.
         path: How the messages call the value.
+        theirs_win: Whether their value stays where both changed it.
     """
     try:
-        return _merge(base, mine, theirs, path, {})
+        return _merge(base, mine, theirs, path, _Met(theirs_win=theirs_win))
     except RecursionError:  # nested too deeply to look into
         return mine, [path or type(mine).__qualname__]
 
 
-_Met = dict[tuple[int, int, int], Any]
+class _Met(dict[tuple[int, int, int], Any]):
+    """What was merged on the way, by the ids of the three, and who wins."""
+
+    def __init__(self, *, theirs_win: bool) -> None:
+        super().__init__()
+        self.theirs_win = theirs_win
 
 
 def _merge(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
@@ -57,6 +63,11 @@ def _merge(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any
 def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
     if _by_field(mine, theirs):
         return mine, _merge_fields(base, mine, theirs, path, met)
+    if _both_appended(base, mine, theirs):
+        # Before anything else: two equal messages are two messages.
+        start = _shared_start(base, mine, theirs) if met.theirs_win else len(base)
+        mine[start:start] = theirs[start:]
+        return mine, []
     if same(mine, theirs) or same(base, theirs):
         return mine, []
     if same(base, mine):
@@ -65,10 +76,7 @@ def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tup
         mine.update(theirs - base)
         mine.difference_update(base - theirs)
         return mine, []
-    if _both_appended(base, mine, theirs):
-        mine[len(base) : len(base)] = theirs[len(base) :]
-        return mine, []
-    return mine, [path or type(mine).__qualname__]
+    return theirs if met.theirs_win else mine, [path or type(mine).__qualname__]
 
 
 def _by_field(mine: Any, theirs: Any) -> bool:
@@ -139,6 +147,14 @@ def _both_appended(base: Any, mine: Any, theirs: Any) -> bool:
         return False
     start = len(base)
     return len(mine) >= start <= len(theirs) and same(mine[:start], base) and same(theirs[:start], base)
+
+
+def _shared_start(base: list[Any], mine: list[Any], theirs: list[Any]) -> int:
+    """How far the two lists are the same: a script fills every fresh list with the same greeting."""
+    start = len(base)
+    while start < min(len(mine), len(theirs)) and same(mine[start], theirs[start]):
+        start += 1
+    return start
 
 
 def same(one: Any, other: Any) -> bool:

@@ -401,7 +401,7 @@ def _children(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
             # A key may be a visitor's own words: only what reads like a name is shown.
-            shown = repr(key) if isinstance(key, int) or (isinstance(key, str) and key.isidentifier()) else "..."
+            shown = repr(key) if isinstance(key, str) and key.isidentifier() else "..."
             yield f"[{shown}]", key
             yield f"[{shown}]", value
     elif isinstance(obj, (list, tuple, set, frozenset)):

@@ -67,7 +67,7 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
         secret_keys: Oldest to newest; the last one signs and seals, all verify. At least 32 characters each.
         store: Where records lie: a `Store` or a URL such as `file:///srv/state`.
         app: Names the folder of the default store; apps with one name share their records.
-        max_age: Seconds or a timedelta after which a state that was not visited expires; at most 400 days.
+        max_age: Seconds or a timedelta after which a state that was not saved again expires; at most 400 days.
         same_site: The cookie's SameSite attribute.
         secure: The cookie's Secure attribute; by default set where the page is https.
         path: The cookie's path; by default the server's base URL path.

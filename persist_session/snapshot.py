@@ -7,8 +7,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from persist_session.pickling import Pickled, View, loads
-from persist_session.shape import changed, fill, shapes
+from persist_session.pickling import Pickled, Reference, View, loads
+from persist_session.shape import changed, shapes
 
 
 def pack(pickled: Pickled, factory: Callable[[], Any]) -> bytes:
@@ -22,16 +22,12 @@ def unpack(payload: bytes) -> tuple[dict[tuple[str, str], str], bytes]:
     return pickle.load(buffer), buffer.read()
 
 
-def restore(payload: bytes, view: View, factory: Callable[[], Any]) -> Any:
-    """The state, with the attributes that its classes gained since.
+def restore(payload: bytes, view: View, factory: Callable[[], Any]) -> tuple[Any, set[Reference]]:
+    """The state, and the names of its classes that gained something since: for `fill`.
 
     Raises:
         LookupError: A class is gone.
         Exception: Whatever the app's own classes raise when they are restored.
     """
     saved, data = unpack(payload)
-    grown = changed(saved, view, factory)
-    obj = loads(data, view)
-    if grown:
-        fill(obj, grown, factory)
-    return obj
+    return loads(data, view), changed(saved, view, factory)

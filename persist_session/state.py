@@ -59,7 +59,7 @@ class StateInfo:
         record_key: Names the record in the store and in logs; None until the browser is known.
         size: Bytes of the pickle that was last loaded or saved; None if no record holds the state.
         saved_at: When the record was written; None if there is none.
-        expires_at: When the record expires if nobody visits.
+        expires_at: When the record expires if it is not saved again.
         cookie: "asking" until the browser is known, "pending" until a handshake shows the cookie, then "seen".
     """
 
@@ -82,7 +82,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     Args:
         name: Names the state and its cookie: 1 to 64 letters, digits, `_`, `.` or `-`.
         factory: Makes a fresh state, usually the state's class.
-        max_age: Seconds, or a timedelta, after which a state that nobody visits expires; by default the setting.
+        max_age: Seconds, or a timedelta, after which a state that was not saved again expires; by default the setting.
         on_error: "commit" saves what the block changed even if it is left by an exception.
         on_unloadable: "fresh" serves a fresh state, and keeps the old record aside, where that can't be loaded.
 
@@ -116,8 +116,9 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         run = host.current_run()
         if run is None:
             _warn_outside(self._name)
+            state = self._factory()
             self._open[threading.get_ident()].append(None)
-            return self._factory()
+            return state
         held = self._meet(run)
         with held.lock:
             block = held.blocks.get(threading.get_ident())
@@ -180,14 +181,14 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
 def _bring(held: Held, caller: Caller) -> Any:
     """The live object, loaded if it has to be, in the classes that the caller sees."""
     assert held.options is not None, "noted by asked_by"
-    was_unknown = held.place is None
-    held.place = _place(held)
-    adopted = held.place if was_unknown and held.live is not None else None
-    if held.live is None:
-        held.live = _first(held, caller, held.options)
+    place = _place(held)
     try:
-        if adopted is not None:
-            held.live, held.saved = adopt(held.live, adopted, caller, held.options)
+        if held.live is not None and held.place is None and place is not None:
+            held.live, held.saved = adopt(held.live, place, caller, held.options)
+        # Noted only now: where the store failed, the next run adopts again.
+        held.place = place
+        if held.live is None:
+            held.live = _first(held, caller, held.options)
         held.live.bring_over(caller.view, caller.factory, caller.run)
     except UnpicklableError as error:
         held.live = None
@@ -199,7 +200,8 @@ def _bring(held: Held, caller: Caller) -> Any:
             name=held.name,
         ) from error
     if held.is_save_due:
-        _commit(held)
+        _commit(held)  # after it there may be no live object: another tab cleared the state
+        return _bring(held, caller)
     return held.live.obj
 
 
@@ -209,7 +211,10 @@ def _first(held: Held, caller: Caller, options: Options) -> Live:
         if live is not None:
             return live
     if held.draft is not None:
-        return draft(held.draft, caller, held.name)
+        try:
+            return draft(held.draft, caller, held.name)
+        except LookupError as error:
+            _log.info("The state %r was never saved and starts fresh: %s", held.name, error)
     live = fresh(caller, held.name)
     held.draft = live.base
     return live
@@ -256,8 +261,10 @@ def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool
         PersistSessionError: See `persistent_state`.
     """
     held = tab_of(run).held.get(name)
-    if held is not None and held.live is not None:
-        with held.lock:
+    if held is None:
+        return
+    with held.lock:
+        if held.live is not None:
             _leave(held, Block(held.live.obj, mark), Exception() if failed else None)
 
 
@@ -268,14 +275,16 @@ def _log_failed_save(held: Held) -> None:
 
 def _commit(held: Held) -> None:
     """Saves the live object if it changed and the browser is known."""
-    if held.place is None or held.live is None or held.options is None:
+    if held.is_cleared or held.place is None or held.live is None or held.options is None:
         return
+    # Whoever saves is told what went wrong: no later load meets the same error.
+    held.is_save_due = False
     try:
         held.saved = commit(held.live, held.place, held.saved, held.options)
     except ClearedError:
         _log.info("The state %r was cleared elsewhere: this tab's is not saved.", held.name)
         held.live, held.saved = None, Saved()
-    held.draft, held.is_save_due = None, False
+    held.draft = None
 
 
 def load_state(
@@ -335,6 +344,8 @@ def save_state(name: str, state: object) -> None:
             return
         if held.live is None or not held.live.holds(state):
             _replace(held, state, run)
+        if held.place is None and held.saved.version is None and held.is_successor:
+            held.place = _place(held)  # a new id, under which nothing can lie yet
         held.is_save_due = True
         _commit(held)
 
@@ -348,7 +359,8 @@ def _replace(held: Held, state: object, run: host.Run) -> None:
 def clear_cookie_state(name: str) -> None:
     """Deletes the visitor's state for good; the next load starts fresh under a new id. Safe to call twice.
 
-    No block that is still open, and no older run, brings the state back.
+    No block that is still open, and no older run, brings the state back. Before the browser is known there is nothing
+    that could be found and deleted: behind a proxy that strips cookies, call it where the state was loaded.
 
     Args:
         name: The name of the state, whether this tab has loaded it or not.
@@ -366,14 +378,17 @@ def clear_cookie_state(name: str) -> None:
     held = tab.hold(name)
     max_age = held.options.max_age if held.options else settings.max_age
     with held.lock:
+        if held.is_cleared:
+            return  # another run was faster
         held.binding.bind(tab.question, settings, max_age)
         held.place = _place(held)
         if held.place is not None:
             held.place.delete()
         held.is_cleared = True
-        successor = tab.held[name] = held.successor()
-    if held.place is not None:
-        successor.binding.issue(settings, max_age)
+        successor = held.successor()
+        if held.place is not None:
+            successor.binding.issue(settings, max_age)
+        tab.held[name] = successor
     successor.binding.talk(tab.question, settings, max_age, run.mark)
 
 

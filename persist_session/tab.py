@@ -22,7 +22,7 @@ from persist_session.transaction import Options
 class Block:
     """The outermost open block of one thread: those inside it get its object and leave the saving to it."""
 
-    obj: Any
+    obj: Any = field(repr=False)
     run: weakref.ref[Any]
     depth: int = 1
 
@@ -43,6 +43,7 @@ class Held:
         blocks: The open blocks, by thread.
         is_save_due: The state was saved by hand before the browser was known.
         is_cleared: The visitor's state was cleared: whoever still holds this must not save it.
+        is_successor: It took the place of a cleared one.
         before_clearing: The live object that was cleared here: saving it by hand does not bring it back.
     """
 
@@ -59,6 +60,7 @@ class Held:
     blocks: dict[int, Block] = field(default_factory=dict)
     is_save_due: bool = False
     is_cleared: bool = False
+    is_successor: bool = False
     before_clearing: Live | None = None
 
     def asked_by(self, factory: Callable[[], Any], run: weakref.ref[Any], options: Options) -> None:
@@ -82,6 +84,7 @@ class Held:
             options=self.options,
             factory=self.factory,
             run=self.run,
+            is_successor=True,
             before_clearing=self.live or self.before_clearing,
         )
 

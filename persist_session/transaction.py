@@ -12,6 +12,7 @@ from persist_session.errors import StateTooLargeError, StoreError, UnloadableSta
 from persist_session.live import Live
 from persist_session.pickling import Pickled, UnpicklableError, View, loads
 from persist_session.place import Absence, Place, Saved
+from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
 
 _log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, S
 
 def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, options: Options) -> Live | None:
     try:
-        obj = restore(payload, caller.view, caller.factory)
+        obj, grown = restore(payload, caller.view, caller.factory)
     except Exception as error:  # unpickling calls any code of the app's classes
         if options.on_unloadable == "raise":
             raise UnloadableStateError(
@@ -93,6 +94,8 @@ def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, option
         _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, _reason(error))
         place.set_aside(saved.version or "", options.max_age)
         return None
+    if grown:
+        fill(obj, grown, caller.factory)  # what the factory raises is the app's own error
     return _live(obj, caller, place.name, saved=True)
 
 
@@ -130,7 +133,11 @@ def adopt(live: Live, place: Place, caller: Caller, options: Options) -> tuple[L
     if live.is_untouched():
         return theirs, saved
     live.bring_over(caller.view, caller.factory, caller.run)
-    _warn_of_lost(live.rebase(theirs.obj), place.name)
+    # What was done to a fresh state, often by the script's own first lines, is no reason to lose a saved value.
+    for field in live.rebase(theirs.obj, theirs_win=True):
+        _log.warning(
+            "State %r: %s was changed before the saved state was known; the saved value stays.", place.name, field
+        )
     return live, saved
 
 

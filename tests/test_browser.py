@@ -107,7 +107,9 @@ def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -
     server.start()
     page.wait_for_function(f"() => {CONNECTION} === 'CONNECTED'")
     assert shown(page, "count") == "Count 1"
-    press(page, "Add")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("Count 2").wait_for()
+    wait_idle(page)
     reload_app(page)
     assert shown(page, "count") == "Count 2"
 
@@ -221,7 +223,7 @@ def test_what_was_done_before_the_state_was_found_is_added_to_it(leaving: AppSer
         press(page, "Add")
         answer = hold_answer(page)
         reload_app(page)
-        press(page, "Rerun")
+        press(page, "Rerun", runs=2)
         assert shown(page, "log") == "Log: Rerun"
         answer()
         page.get_by_text("Log: Add Rerun").wait_for()
@@ -329,7 +331,7 @@ def test_stop_rerun_and_switch_save(leaving: AppServer, page: Page) -> None:
     """Streamlit's own ways out of a block save what was done before them."""
     visit_first(page, leaving)
     press(page, "Stop")
-    press(page, "Rerun")
+    press(page, "Rerun", runs=2)
     assert shown(page, "log") == "Log: Stop Rerun"
     page.get_by_role("button", name="Switch", exact=True).click()
     page.get_by_text("Other: Stop Rerun Switch").wait_for()
@@ -632,18 +634,21 @@ def records_of(server: AppServer) -> set[Path]:
 
 def hold_answer(page: Page) -> Callable[[], None]:
     """Keep the browser from answering the library, which takes an iframe, until the returned function is called."""
-    held: list[Route] = []
+    held: list[Route] | None = []
 
     def hold(route: Route) -> None:
-        held.append(route)
-
-    page.route("**/component/**", hold)
+        if held is None:
+            route.continue_()
+        else:
+            held.append(route)
 
     def release() -> None:
-        page.unroute("**/component/**")
-        for route in held:
+        nonlocal held
+        routes, held = held or [], None
+        for route in routes:
             route.continue_()
 
+    page.route("**/component/**", hold)
     return release
 
 

@@ -125,7 +125,7 @@ def test_where_other_classes_are_the_scripts_it_is_a_copy() -> None:
 
 
 def test_a_copy_alone_is_no_change() -> None:
-    """A run that changes nothing writes nothing, though pickles of equal objects differ: here a name is a value, too."""
+    """A run that changes nothing writes nothing, though pickles of equal objects differ: here names are values."""
     first, second = ScriptRun(RICH), ScriptRun(RICH)
     state = first.State()
     state.items = [first.Item(n) for n in range(3)]

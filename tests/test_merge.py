@@ -403,8 +403,8 @@ def test_if_i_changed_nothing_theirs_is_taken(base: Any, theirs: Any) -> None:
 @BOUNDED
 @given(trees, trees)
 def test_the_same_change_is_taken_once(base: Any, change: Any) -> None:
-    """Whatever it was."""
-    result, lost = merge(base, copy.deepcopy(change), copy.deepcopy(change))
+    """Whatever it was; what was appended to a list comes twice where neither side is the first."""
+    result, lost = merge(base, copy.deepcopy(change), copy.deepcopy(change), theirs_win=True)
     assert same(result, change)
     assert lost == []
 
@@ -460,3 +460,21 @@ def test_mine_wins_is_said_wherever_theirs_is_missing(base: Any, mine: Any, thei
         again, lost_again = merge(copy.deepcopy(theirs), copy.deepcopy(result), copy.deepcopy(theirs))
         assert same(again, result)
         assert lost_again == []
+
+
+def test_two_equal_messages_are_two_messages() -> None:
+    """What both sides appended stays twice, even if it says the same."""
+    assert merge(["a"], ["a", "hi"], ["a", "hi"]) == (["a", "hi", "hi"], [])
+
+
+def test_theirs_may_win() -> None:
+    """Where both changed one value; everything else is merged as always."""
+    merged, both = merge({"n": 0, "l": []}, {"n": 1, "l": [1]}, {"n": 2, "l": [2]}, theirs_win=True)
+    assert merged == {"n": 2, "l": [2, 1]}
+    assert both == ["dict['n']"]
+
+
+def test_what_a_script_fills_a_fresh_list_with_comes_once() -> None:
+    """The greeting of a chat stands in the saved list already; what the visitor wrote comes after that list."""
+    merged, both = merge([], ["hello", "new"], ["hello", "old"], theirs_win=True)
+    assert (merged, both) == (["hello", "old", "new"], [])

@@ -624,7 +624,7 @@ def test_a_callback_of_before_a_reload_leaves_no_class_of_before(served: Served,
 
 
 def test_a_library_that_is_loaded_anew_goes_on(served: Served, visit: Visit) -> None:
-    """Where the library is no installed one, Streamlit evicts it with whatever was edited: the visitor's state stays."""
+    """Where the library is no installed one, Streamlit evicts it with whatever was edited: the state stays."""
     server = served(RELOADED_BETWEEN_RUNS.replace("Go", "Add"), files={"states.py": CLASSES}, file_watcher="poll")
     tab = visit(server)
     assert shown(tab.click("Add").rerun()) == ["0 1 True"]

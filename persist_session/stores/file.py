@@ -57,6 +57,12 @@ class FileStore:
     def __repr__(self) -> str:
         return f"FileStore({str(self._root)!r}, strict={self._strict})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FileStore) and (self._root, self._strict) == (other._root, other._strict)
+
+    def __hash__(self) -> int:
+        return hash((self._root, self._strict))
+
     def read(self, name: str, key: str) -> Stored | None:
         """The record and its version, or `None` if there is none.
 

@@ -148,12 +148,18 @@ def reload_app(page: Page) -> None:
     wait_idle(page)
 
 
-def press(page: Page, label: str) -> None:
-    """Press the app's button of this label and return when the run that it asks for is over."""
-    before = run_shown(page)
+def press(page: Page, label: str, *, runs: int = 1) -> None:
+    """Press the app's button of this label and return when the run that it asks for is over.
+
+    Args:
+        page: A tab that shows a `numbered` app.
+        label: The button's.
+        runs: How many runs it asks for: 2 where the script calls `st.rerun`.
+    """
+    number = run_shown(page) + runs
     page.get_by_role("button", name=label, exact=True).click()
     # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
-    page.wait_for_function("(before) => Number(document.querySelector('.st-key-run').innerText) !== before", arg=before)
+    page.wait_for_function("(number) => Number(document.querySelector('.st-key-run').innerText) >= number", arg=number)
     wait_idle(page)
 
 
