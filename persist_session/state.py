@@ -199,7 +199,7 @@ def _bring(held: Held, caller: Caller) -> Any:
             f"The state {held.name!r} can't go on in this run: {error}. Define the class before the state is loaded.",
             name=held.name,
         ) from error
-    if held.is_save_due:
+    if held.is_save_due and held.place is not None:
         _commit(held)  # after it there may be no live object: another tab cleared the state
         return _bring(held, caller)
     return held.live.obj

@@ -58,3 +58,11 @@ def test_what_is_saved_right_after_clearing_stays(served: Served, visit: Visit) 
     tab.click("note").click("note").click("start over")
     assert not tab.exceptions()
     assert tab.reload().texts()[-1] == "n=0 notes=1"
+
+
+def test_a_save_by_hand_before_the_browser_is_known_waits(served: Served, visit: Visit) -> None:
+    """A client that never answers gets its runs as always; what it saved by hand stays in its tab."""
+    tab = visit(served(APP), components=False)
+    tab.click("note").click("note")
+    assert not tab.exceptions()
+    assert tab.texts()[-1] == "n=0 notes=2"
