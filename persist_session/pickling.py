@@ -25,7 +25,7 @@ Reference = tuple[str, str]
 
 References = dict[Reference, Any]
 
-_CONCURRENT_CHANGE_RETRIES = 50
+_CONCURRENT_CHANGE_RETRIES = 100
 _LONGEST_SEARCH = 100
 
 _AMBIGUOUS = object()
