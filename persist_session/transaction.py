@@ -1,4 +1,4 @@
-"""Load, commit and discard: the way between the live object and its record. Knows nothing of Streamlit."""
+"""Load, adopt and commit: the way between the live object and its record. Knows nothing of Streamlit."""
 
 from __future__ import annotations
 
