@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from persist_session.merge import merge
-from persist_session.pickling import Pickled, UnpicklableError, View, dumps, loads
+from persist_session.pickling import Pickled, UnpicklableError, dumps, loads
 from persist_session.shape import FACTORY, changed, fill, shapes
+from persist_session.view import UnrestorableError, View
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Live:
 
         Raises:
             UnpicklableError: Part of the object can't be pickled.
-            LookupError: A class is gone.
+            UnrestorableError: A class is gone.
         """
         if not view.is_like(self.view):
             self.absorb()
@@ -106,14 +107,17 @@ class Live:
     def _adapt(self, view: View, factory: Callable[[], Any]) -> None:
         own = type(self.obj)
         name = (own.__module__, own.__qualname__)
-        if not (self._references.keys() <= {name} and view.has_no_class_but(name)):
-            # What a callback put into the object since its last pickle may be of any class of the script.
+        others_are_new = not view.defined_anew(self.view) <= {name}
+        if others_are_new:
+            # What a callback put into the object since its last pickle may be of any class that the run before saw.
             self._dump()
-        if view.sees(self._references):
+        # A run that is not over yet may put more of them in.
+        must_part = others_are_new and self.run() is not None
+        if view.sees(self._references) and not must_part:
             return
         others = {other: target for other, target in self._references.items() if other != name}
-        # A module that was loaded anew has other classes throughout; an older run may still bring in old ones.
-        is_enough = name[0] == "__main__" and self._is_root_alone and view.sees(others)
+        # A module that was loaded anew has other classes throughout.
+        is_enough = name[0] == "__main__" and self._is_root_alone and view.sees(others) and not must_part
         if not (is_enough and _set_class(self.obj, view.find(*name))):
             self._round_trip(view)
         self._grow(view, factory)
@@ -156,7 +160,7 @@ class Live:
                     self.obj, lost = merge(base, self.obj, theirs)
                     self.saved, earlier.data = False, now
                     _warn_of_lost(lost)
-            except (UnpicklableError, LookupError) as error:
+            except (UnpicklableError, UnrestorableError) as error:
                 self._earlier.remove(earlier)
                 _log.error("What an older run of this tab changed is lost: %s", error)
 

@@ -12,7 +12,8 @@ from enum import Enum
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from persist_session.pickling import attributes_of, is_own_module
+from persist_session.pickling import attributes_of
+from persist_session.view import is_own_module
 
 _MISSING = object()
 

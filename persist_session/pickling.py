@@ -1,16 +1,12 @@
 """Pickles whose classes are found where the caller sees them.
 
-Streamlit executes the main script and every page in a fresh module called `__main__` at each run; the one in
-`sys.modules` belongs to whichever visitor ran last (streamlit/runtime/scriptrunner/script_runner.py). There plain
-pickle looks, and fails or hands out another visitor's class. Here a class is written as its module and qualified name,
-and looked up in a `View`: what the code that asks for the state sees.
+Plain pickle looks in `sys.modules`, where `__main__` is that of whichever visitor ran last: it fails, or hands out
+another visitor's class. Here a class is written as its module and qualified name, and looked up in a `View`.
 """
 
 from __future__ import annotations
 
 import copyreg
-import functools
-import importlib
 import io
 import pickle
 import pkgutil
@@ -20,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-Reference = tuple[str, str]
-"""Module and qualified name of a class or function."""
+from persist_session.view import Reference, UnrestorableError, View, is_own_module, walk
 
 References = dict[Reference, Any]
 
@@ -49,135 +44,12 @@ class Pickled(NamedTuple):
     is_root_alone: bool
 
 
-class View:
-    """What a caller sees: the namespaces in which its classes are looked up.
-
-    Args:
-        namespaces: Global namespaces, the nearest first.
-        factory: Makes the state; a class is found as itself, a function through its globals.
-    """
-
-    def __init__(self, namespaces: tuple[dict[str, Any], ...], factory: Callable[[], Any]) -> None:
-        target = _unwrapped(factory)
-        self._factory_class = target if isinstance(target, type) else None
-        self._namespaces = (*namespaces, *_globals_of(target))
-
-    def find(self, module: str, qualname: str) -> Any:
-        """The class or function of this name.
-
-        Raises:
-            LookupError: Nothing of this name can be seen.
-        """
-        seen = self._factory_class
-        if seen is not None and (seen.__module__, seen.__qualname__) == (module, qualname):
-            return seen
-        for found in self._seen(module, qualname):
-            return found
-        if module == "__main__":
-            raise LookupError(f"{qualname} is not defined where the state is loaded")
-        try:
-            return _walk(vars(importlib.import_module(module)), qualname)
-        except (ImportError, LookupError) as error:
-            raise LookupError(f"{module}.{qualname} can't be imported") from error
-
-    def _seen(self, module: str, qualname: str) -> Iterator[Any]:
-        # A hot-reloaded module lives on in the runs that imported it before: what the caller holds comes before
-        # sys.modules, so that isinstance() holds in every run.
-        top = qualname.partition(".")[0]
-        for namespace in (*self._namespaces, *self._imported(module)):
-            value = namespace.get(top)
-            if namespace.get("__name__") != module and (
-                getattr(value, "__module__", None) != module or getattr(value, "__qualname__", None) != top
-            ):
-                continue
-            try:
-                yield _walk(namespace, qualname)
-            except LookupError:
-                continue
-
-    def _imported(self, module: str) -> Iterator[dict[str, Any]]:
-        if module == "__main__":
-            return
-        for namespace in self._namespaces:
-            for value in list(namespace.values()):
-                if isinstance(value, ModuleType) and value.__name__ == module:
-                    yield vars(value)
-
-    def sees(self, references: Mapping[Reference, Any]) -> bool:
-        """Whether each of these names still means the same object."""
-        try:
-            return all(self.find(*name) is known for name, known in references.items())
-        except LookupError:
-            return False
-
-    def is_like(self, other: View) -> bool:
-        """Whether the other view looks at the same namespaces, so that every name means the same in both."""
-        return (
-            self._factory_class is other._factory_class
-            and len(self._namespaces) == len(other._namespaces)
-            and all(one is two for one, two in zip(self._namespaces, other._namespaces, strict=True))
-        )
-
-    def has_no_class_but(self, name: Reference) -> bool:
-        """Whether the script that the caller sees defines no class but this one, and none inside it."""
-        classes = {
-            value
-            for namespace in self._namespaces
-            if namespace.get("__name__") == "__main__"
-            for value in list(namespace.values())
-            if isinstance(value, type) and value.__module__ == "__main__"
-        }
-        bases = {base for kind in classes for base in kind.__mro__ if base.__module__ == "__main__"}
-        inner = {value for base in bases for value in vars(base).values() if isinstance(value, type)}
-        return not inner and {(kind.__module__, kind.__qualname__) for kind in classes} <= {name}
-
-
-def _unwrapped(factory: Any) -> Any:
-    while isinstance(factory, functools.partial):
-        factory = factory.func
-    return getattr(factory, "__func__", factory)
-
-
-def _globals_of(target: Any) -> tuple[dict[str, Any], ...]:
-    if isinstance(target, FunctionType):
-        return (target.__globals__,)
-    # Methods that dataclasses and namedtuples generate carry the globals of whichever `__main__` was registered when
-    # they were made: only globals that know the class by its name are its own.
-    candidates = (
-        (value.__globals__ for value in vars(target).values() if isinstance(value, FunctionType))
-        if isinstance(target, type)
-        else ()
-    )
-    for candidate in candidates:
-        if candidate.get(target.__qualname__.partition(".")[0]) is target:
-            return (candidate,)
-    return ()
-
-
-def _walk(namespace: Mapping[str, Any], qualname: str) -> Any:
-    first, *rest = qualname.split(".")
-    try:
-        return functools.reduce(getattr, rest, namespace[first])
-    except (KeyError, AttributeError) as error:
-        raise LookupError(f"{qualname} is gone") from error
-
-
 def _set_fields(instance: Any, fields: dict[str, Any]) -> None:
     """Sets the fields of a slotted dataclass by name, past a frozen class's `__setattr__`."""
     known = type(instance).__dataclass_fields__
     for field, value in fields.items():
         if field in known:
             object.__setattr__(instance, field, value)
-
-
-@functools.lru_cache(maxsize=1024)
-def is_own_module(module: str) -> bool:
-    """Whether a module may change while the app runs: not the standard library's, not an installed one, not ours."""
-    package = module.partition(".")[0]
-    if package == __package__ or package in sys.stdlib_module_names - {"__main__"}:
-        return False
-    path = getattr(sys.modules.get(module), "__file__", None) or ""
-    return module == "__main__" or ("site-packages" not in path and "dist-packages" not in path)
 
 
 class _Pickler(pickle.Pickler):
@@ -255,8 +127,8 @@ def _is_importable(obj: Any, name: Reference) -> bool:
     if module is None or name[0] == "__main__":
         return False
     try:
-        return _walk(vars(module), name[1]) is obj
-    except LookupError:
+        return walk(vars(module), name[1]) is obj
+    except (LookupError, AttributeError):
         return False
 
 
@@ -322,14 +194,14 @@ def loads(data: bytes, view: View) -> Any:
     """The object, made of the classes that the view sees.
 
     Raises:
-        LookupError: A class is gone, or raised something; the message quotes nothing of the state.
+        UnrestorableError: A class is gone, or raised something.
     """
     try:
         return _Unpickler(io.BytesIO(data), view).load()
+    except UnrestorableError:
+        raise
     except Exception as error:  # restoring calls any code of the app's classes
-        if type(error) is LookupError:
-            raise
-        raise LookupError(f"restoring it raised {type(error).__name__}") from error
+        raise UnrestorableError(f"restoring it raised {type(error).__name__}") from error
 
 
 def instances(obj: Any, wanted: Callable[[type], bool]) -> list[Any]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
-from persist_session.pickling import Reference, View, attributes_of, instances
+from persist_session.pickling import attributes_of, instances
+from persist_session.view import Reference, View
 
 FACTORY: Reference = ("", "factory")
 """Stands for the factory among the names of the shapes."""
@@ -39,7 +40,7 @@ def changed(saved: Mapping[Reference, str], view: View, factory: Callable[[], An
     """The names whose shape is another one than when the shapes were taken.
 
     Raises:
-        LookupError: A class is gone.
+        UnrestorableError: A class is gone.
     """
     return {name for name, old in saved.items() if shape(factory if name == FACTORY else view.find(*name)) != old}
 

@@ -7,8 +7,9 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from persist_session.pickling import Pickled, Reference, View, loads
+from persist_session.pickling import Pickled, loads
 from persist_session.shape import changed, shapes
+from persist_session.view import Reference, View
 
 
 def pack(pickled: Pickled, factory: Callable[[], Any]) -> bytes:
@@ -26,8 +27,7 @@ def restore(payload: bytes, view: View, factory: Callable[[], Any]) -> tuple[Any
     """The state, and the names of its classes that gained something since: for `fill`.
 
     Raises:
-        LookupError: A class is gone.
-        Exception: Whatever the app's own classes raise when they are restored.
+        UnrestorableError: A class is gone.
     """
     saved, data = unpack(payload)
     return loads(data, view), changed(saved, view, factory)

@@ -23,7 +23,7 @@ from persist_session.errors import (
     UnloadableStateError,
 )
 from persist_session.live import Live
-from persist_session.pickling import UnpicklableError, View
+from persist_session.pickling import UnpicklableError
 from persist_session.place import Place, Saved
 from persist_session.signing import record_key
 from persist_session.tab import Block, Held, tab_of
@@ -39,6 +39,7 @@ from persist_session.transaction import (
     made,
     unpicklable,
 )
+from persist_session.view import UnrestorableError, View
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ def _bring(held: Held, caller: Caller) -> Any:
     except UnpicklableError as error:
         held.live = None
         raise unpicklable(error, held.name) from error
-    except LookupError as error:
+    except UnrestorableError as error:
         held.live = None
         raise UnloadableStateError(
             f"The state {held.name!r} can't go on in this run: {error}. Define the class before the state is loaded.",
@@ -213,7 +214,7 @@ def _first(held: Held, caller: Caller, options: Options) -> Live:
     if held.draft is not None:
         try:
             return draft(held.draft, caller, held.name)
-        except LookupError as error:
+        except UnrestorableError as error:
             _log.info("The state %r was never saved and starts fresh: %s", held.name, error)
     live = fresh(caller, held.name)
     held.draft = live.base

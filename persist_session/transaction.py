@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from persist_session.errors import StateTooLargeError, StoreError, UnloadableStateError, UnpicklableStateError
 from persist_session.live import Live
-from persist_session.pickling import Pickled, UnpicklableError, View, loads
+from persist_session.pickling import Pickled, UnpicklableError, loads
 from persist_session.place import Absence, Place, Saved
 from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
+from persist_session.view import UnrestorableError, View
 
 _log = logging.getLogger(__name__)
 
@@ -83,25 +84,20 @@ def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, S
 def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, options: Options) -> Live | None:
     try:
         obj, grown = restore(payload, caller.view, caller.factory)
-    except Exception as error:  # unpickling calls any code of the app's classes
+    except UnrestorableError as error:
         if options.on_unloadable == "raise":
             raise UnloadableStateError(
-                f"The saved state {place.name!r} can't be loaded: {_reason(error)}. Its record {place.record_key[:8]} "
+                f"The saved state {place.name!r} can't be loaded: {error}. Its record {place.record_key[:8]} "
                 "stays as it is. Bring the class back (under its old name, in the place where it was), or pass "
                 'on_unloadable="fresh" to go on with a fresh state.',
                 name=place.name,
             ) from error
-        _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, _reason(error))
+        _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, error)
         place.set_aside(saved.version or "", options.max_age)
         return None
     if grown:
         fill(obj, grown, caller.factory)  # what the factory raises is the app's own error
     return _live(obj, caller, place.name, saved=True)
-
-
-def _reason(error: Exception) -> str:
-    # Only a lookup's message is our own; others may quote what the state holds.
-    return str(error) if isinstance(error, LookupError) and not isinstance(error, KeyError) else type(error).__name__
 
 
 def _live(obj: Any, caller: Caller, name: str, *, saved: bool) -> Live:
@@ -177,10 +173,9 @@ def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
         )
     try:
         again = loads(pickled.data, live.view)
-    except Exception as error:  # unpickling calls any code of the app's classes
+    except UnrestorableError as error:
         raise UnpicklableStateError(
-            f"The state {name!r} can be pickled, but not loaded again: {_reason(error)}. "
-            "Mend the class that raises this.",
+            f"The state {name!r} can be pickled, but not loaded again: {error}. Mend the class that raises this.",
             name=name,
         ) from error
     if type(again) is not type(live.obj):

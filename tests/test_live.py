@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import types
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pytest
 from persist_session import live as live_module
 from persist_session.live import Live
 from persist_session.pickling import Pickled, UnpicklableError, dumps
+from persist_session.view import UnrestorableError
 from support.script import ScriptRun
 
 if TYPE_CHECKING:
@@ -165,6 +167,37 @@ def test_what_a_callback_put_in_before_the_run_is_of_the_runs_class() -> None:
     assert type(go_on(live, second).items[0]) is second.Item
 
 
+def loaded_anew() -> ScriptRun:
+    """Return a run of a script that imported a module after it had changed."""
+    module = types.ModuleType("states")
+    exec("class Item: pass", vars(module))
+    return ScriptRun("", Item=module.Item)
+
+
+def test_what_a_run_put_in_before_its_module_was_loaded_anew_is_of_the_next_runs_class() -> None:
+    """The first instance of an imported class came in after the object was last pickled."""
+    first, second = loaded_anew(), loaded_anew()
+    live = Live([], first.view(list), list, first.mark, saved=True)
+    live.obj.append(first.Item())
+    live.bring_over(second.view(list), list, second.mark)
+    assert [type(item) for item in live.obj] == [second.Item]
+
+
+@pytest.mark.parametrize("load", [loaded_anew, lambda: ScriptRun("class Item: pass\nclass Other: pass")])
+def test_a_run_that_is_not_over_puts_nothing_of_its_classes_into_the_next_runs_object(
+    load: Callable[[], ScriptRun],
+) -> None:
+    """Each has an object of its own; what the older one gets is brought in."""
+    first, second = load(), load()
+    live = Live([], first.view(list), list, first.mark, saved=True)
+    old = live.obj
+    live.bring_over(second.view(list), list, second.mark)
+    old.append(first.Item())
+    assert live.obj == []
+    live.absorb()
+    assert [type(item) for item in live.obj] == [second.Item]
+
+
 def test_two_runs_classes_in_one_object_become_one() -> None:
     """However they came in."""
     first, second, third = (ScriptRun(RICH) for _ in range(3))
@@ -201,14 +234,14 @@ def test_an_attribute_that_the_class_gained_is_filled_in(source: str) -> None:
     assert not hasattr(go_on(live, ScriptRun(grown)), "new")
 
 
-def test_a_class_that_is_gone_is_a_lookup_error() -> None:
+def test_a_class_that_is_gone_is_an_unrestorable_error() -> None:
     """The state's own, or one inside of it."""
     for source in ("def State(): ...", "State = list", SIMPLE):
         first = ScriptRun(RICH)
         state = first.State()
         state.items.append(first.Item())
         live = begin(first, state)
-        with pytest.raises(LookupError):
+        with pytest.raises(UnrestorableError):
             go_on(live, ScriptRun(source))
 
 
@@ -222,13 +255,13 @@ def test_a_class_that_is_gone_and_not_needed_any_more_is_no_error() -> None:
     assert go_on(live, ScriptRun(SIMPLE)).items == []
 
 
-def test_a_class_that_refuses_its_state_is_a_lookup_error() -> None:
+def test_a_class_that_refuses_its_state_is_an_unrestorable_error() -> None:
     """The app's own error is its cause, and is not quoted."""
     source = RICH + "    def __setstate__(self, state):\n        raise KeyError('secret')\n"
     first = ScriptRun(RICH)
     live = begin(first)
     live.obj.items.append(first.Item())
-    with pytest.raises(LookupError, match="KeyError") as caught:
+    with pytest.raises(UnrestorableError, match="KeyError") as caught:
         go_on(live, ScriptRun(source))
     assert "secret" not in str(caught.value)
 

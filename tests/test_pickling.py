@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 from persist_session import pickling
 from persist_session.merge import same
-from persist_session.pickling import UnpicklableError, View, attributes_of, dumps, instances, is_own_module, loads
+from persist_session.pickling import UnpicklableError, attributes_of, dumps, instances, loads
+from persist_session.view import UnrestorableError, View, is_own_module
 from support.script import ScriptRun
 
 if TYPE_CHECKING:
@@ -381,14 +382,14 @@ def test_slots_that_are_no_fields_are_kept() -> None:
 def test_a_class_that_is_gone_is_a_lookup_error() -> None:
     """The message names it."""
     data = dumps(ScriptRun(SCRIPT).Item(1)).data
-    with pytest.raises(LookupError, match="Item is not defined where the state is loaded"):
+    with pytest.raises(UnrestorableError, match="Item is not defined where the state is loaded"):
         ScriptRun("").load(data)
 
 
 def test_a_nested_class_that_is_gone_is_a_lookup_error() -> None:
     """Its outer class alone is not enough."""
     data = dumps(ScriptRun(SCRIPT).Outer.Inner()).data
-    with pytest.raises(LookupError, match=r"Outer\.Inner"):
+    with pytest.raises(UnrestorableError, match=r"Outer\.Inner"):
         ScriptRun("class Outer: pass").load(data)
 
 
@@ -396,16 +397,16 @@ def test_a_module_that_is_gone_is_a_lookup_error(own_module: Callable[[str], Any
     """And so is a class that its module does not define any more."""
     data = dumps(own_module("class Item: pass").Item()).data
     own_module("")
-    with pytest.raises(LookupError, match=r"own_models\.Item can't be imported"):
+    with pytest.raises(UnrestorableError, match=r"own_models\.Item can't be imported"):
         ScriptRun("").load(data)
     sys.modules.pop("own_models")
     (tmp_path / "own_models.py").unlink()
-    with pytest.raises(LookupError, match=r"own_models\.Item can't be imported"):
+    with pytest.raises(UnrestorableError, match=r"own_models\.Item can't be imported"):
         ScriptRun("").load(data)
 
 
 @pytest.mark.parametrize(
-    "raised", ["ValueError('secret')", "KeyError('secret')", "LookupError", "AttributeError('secret')"]
+    "raised", ["ValueError('secret')", "KeyError('secret')", "UnrestorableError", "AttributeError('secret')"]
 )
 def test_a_class_that_refuses_what_was_saved_is_a_lookup_error(raised: str) -> None:
     """The error names what was raised and quotes nothing of it; the app's own error is its cause."""
@@ -416,16 +417,16 @@ def test_a_class_that_refuses_what_was_saved_is_a_lookup_error(raised: str) -> N
     """
     item = ScriptRun(source).Item()
     item.n = 1
-    with pytest.raises(LookupError) as caught:
+    with pytest.raises(UnrestorableError) as caught:
         ScriptRun(source).copy(item)
-    assert type(caught.value) is LookupError
+    assert type(caught.value) is UnrestorableError
     assert "secret" not in str(caught.value)
 
 
 def test_a_name_that_is_no_class_any_more_is_a_lookup_error() -> None:
     """A function in the place of a class makes no instance."""
     data = dumps(ScriptRun("class Item: pass").Item()).data
-    with pytest.raises(LookupError):
+    with pytest.raises(UnrestorableError):
         ScriptRun("def Item(): pass").load(data)
 
 
@@ -504,7 +505,7 @@ def test_generated_methods_do_not_mislead(monkeypatch: pytest.MonkeyPatch) -> No
         class Item: pass
     """)
     assert run.view(run.State).find("__main__", "Item") is run.Item
-    with pytest.raises(LookupError):
+    with pytest.raises(UnrestorableError):
         View((), run.State).find("__main__", "Item")
 
 
@@ -551,18 +552,33 @@ def test_views_are_alike_only_on_the_same_namespaces_and_factory_class() -> None
 
 
 @pytest.mark.parametrize(
-    ("source", "answer"),
+    ("source", "anew"),
     [
-        ("class S: pass", True),
-        ("class S: pass\nfrom collections import OrderedDict\nimport enum", True),
-        ("class S: pass\nclass Other: pass", False),
-        ("class S:\n    class Inner: pass", False),
-        ("class Base:\n    class Inner: pass\nclass S(Base): pass\ndel Base", False),
+        ("class S: pass", {"S"}),
+        ("class S: pass\nfrom collections import OrderedDict\nimport enum\nfrom pydantic import BaseModel", {"S"}),
+        ("class S: pass\nclass Other: pass\ndef function(): pass", {"S", "Other"}),
+        ("class S:\n    class Inner: pass", {"S", "S.Inner"}),
+        ("class Base:\n    class Inner: pass\nclass S(Base): pass\ndel Base", {"Base", "Base.Inner", "S"}),
+        ("class S:\n    def __init__(self): pass\nS.itself = S", {"S"}),
     ],
 )
-def test_a_view_tells_whether_the_script_has_other_classes(source: str, answer: bool) -> None:
-    """Imported ones do not count, inherited inner ones do."""
-    assert ScriptRun(source).view().has_no_class_but(("__main__", "S")) is answer
+def test_a_view_tells_which_classes_the_script_defines_anew(source: str, anew: set[str]) -> None:
+    """Imported ones are the same, inherited inner ones are not."""
+    first, second = ScriptRun(source), ScriptRun(source)
+    assert second.view().defined_anew(first.view()) == {("__main__", name) for name in anew}
+    assert second.view().defined_anew(second.view()) == set()
+
+
+@pytest.mark.parametrize("seen", ["Item", "add", "module"])
+def test_a_view_tells_that_a_module_was_loaded_anew(seen: str) -> None:
+    """By a class of it, a function of it, or itself, whichever the script imported."""
+
+    def load() -> ScriptRun:
+        module = types.ModuleType("states")
+        exec("class Item: pass\ndef add(): pass", vars(module))
+        return ScriptRun("", **{seen: module if seen == "module" else vars(module)[seen]})
+
+    assert load().view().defined_anew(load().view()) == {("states", "" if seen == "module" else seen)}
 
 
 def test_a_pickle_tells_whether_its_root_is_the_only_one_of_its_class() -> None:

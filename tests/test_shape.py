@@ -12,6 +12,7 @@ import pytest
 
 from persist_session.pickling import dumps
 from persist_session.shape import FACTORY, changed, fill, shape, shapes
+from persist_session.view import UnrestorableError
 from support.script import ScriptRun
 
 BASE = """
@@ -135,13 +136,13 @@ def test_a_shape_does_not_keep_its_class() -> None:
 
 
 def test_changed_names_the_classes_and_the_factory_that_changed() -> None:
-    """And a class that is gone is a LookupError."""
+    """And a class that is gone is an UnrestorableError."""
     source = "class A: pass\nclass B: pass\ndef make(): ..."
     old, new = ScriptRun(source), ScriptRun("class A: pass\nclass B:\n    new = 1\ndef make(): return A()")
     saved = shapes(dumps([old.A, old.B]).references, old.make)
     assert changed(saved, old.view(), old.make) == set()
     assert changed(saved, new.view(), new.make) == {("__main__", "B"), FACTORY}
-    with pytest.raises(LookupError):
+    with pytest.raises(UnrestorableError):
         changed(saved, ScriptRun("class A: pass").view(), new.make)
 
 

@@ -12,6 +12,7 @@ from persist_session import snapshot
 from persist_session.pickling import dumps
 from persist_session.shape import FACTORY, fill
 from persist_session.snapshot import pack, unpack
+from persist_session.view import UnrestorableError
 from support.script import ScriptRun
 
 
@@ -88,7 +89,7 @@ def test_the_factory_is_called_only_where_something_may_be_missing() -> None:
 
 
 @pytest.mark.parametrize("source", ["", "class State: pass", "class Item: pass"])
-def test_a_class_that_is_gone_is_a_lookup_error(source: str) -> None:
+def test_a_class_that_is_gone_is_an_unrestorable_error(source: str) -> None:
     """Whichever of them it is."""
-    with pytest.raises(LookupError):
+    with pytest.raises(UnrestorableError):
         restore(packed(ScriptRun(OLD)), ScriptRun(source).view(), dict)

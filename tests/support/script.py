@@ -7,7 +7,8 @@ import types
 import weakref
 from typing import Any
 
-from persist_session.pickling import View, dumps, loads
+from persist_session.pickling import dumps, loads
+from persist_session.view import View
 
 
 class ScriptRun:
