@@ -43,7 +43,7 @@ class Question:
                 return
             self._mounted_in = run
             key = f"persist_session_question_{self._number}"
-        value = host.mount(key, lambda: _component(method="getAll", key=key, default=None, on_change=self._hear(key)))
+        value = host.mount(lambda: _component(method="getAll", key=key, default=None, on_change=self._hear(key)))
         # Where st.session_state was cleared since the question was mounted, no callback comes.
         self._take(key, value)
 
@@ -76,7 +76,4 @@ def send(policy: CookiePolicy, value: str, expires: float) -> None:
         expires: Unix time in seconds.
     """
     options = policy.options(expires)
-    host.mount(
-        f"cookie-{policy.cookie_name}",
-        lambda: _component(method="set", name=policy.cookie_name, value=value, options=options),
-    )
+    host.mount(lambda: _component(method="set", name=policy.cookie_name, value=value, options=options))

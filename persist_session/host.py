@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,7 @@ from streamlit.runtime.state import SCRIPT_RUN_WITHOUT_ERRORS_KEY
 from persist_session.errors import PersistSessionError
 
 _MEMORY = "_persist_session_memory"
-_HIDDEN = "persist-session"
-_STYLE = f"""<style>
-[data-testid="stLayoutWrapper"]:has(> [class*="st-key-{_HIDDEN}"]), [class*="st-key-{_HIDDEN}"] {{ display: none; }}
-</style>"""
+_mounting = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ def caller_namespaces() -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
-def mount(key: str, element: Callable[[], Any]) -> Any:
+def mount(element: Callable[[], Any]) -> Any:
     """What the element returns, mounted where it takes no room and surely runs, wherever the block stands.
 
     Inside a form it could not answer before the form is submitted; in a closed popover it would wait to be opened.
@@ -137,33 +135,14 @@ def mount(key: str, element: Callable[[], Any]) -> Any:
     that has shown no HTML before can apply one, the element's placeholder moves what is below it by 104 px.
     """
     stack = context_dg_stack.get()
-    if ThreadState.get().is_parallel_worker:
-        return _mount_hidden(key, element, _fragment_containers(stack))
     token = context_dg_stack.set((*stack[:1], get_dg_singleton_instance().event_dg))
     try:
-        return element()
-    finally:
-        context_dg_stack.reset(token)
-
-
-def _mount_hidden(key: str, element: Callable[[], Any], containers: tuple[Any, ...]) -> Any:
-    token = context_dg_stack.set(containers)
-    try:
-        with st.container(key=f"{_HIDDEN}-{key}"):
-            st.markdown(_STYLE, unsafe_allow_html=True)
+        # A parallel fragment is not to write to containers that other threads write to. All that could be lost is this
+        # element's place in one run, to an event of the app's own in the same moment; the next run mounts it again.
+        with _mounting, ThreadState.scoped(is_parallel_worker=False):
             return element()
     finally:
         context_dg_stack.reset(token)
-
-
-def _fragment_containers(stack: tuple[Any, ...]) -> tuple[Any, ...]:
-    # A parallel fragment may only fill its own container: the one whose path it noted when it opened it.
-    path = ThreadState.get().delta_path
-    for index, container in enumerate(stack):
-        cursor = container._cursor
-        if cursor is not None and path == tuple(cursor.delta_path[:-1]):
-            return stack[: index + 1]
-    return stack
 
 
 def forget_widget(key: str) -> None:

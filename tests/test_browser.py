@@ -469,6 +469,7 @@ def test_a_save_by_hand_before_the_browser_answered_stays(served: Served, page: 
 # A state that is told by what its factory drew: nothing has to be clicked, or submitted, for it to be kept.
 PLACES = numbered("""
     import secrets
+    import time
     from contextlib import nullcontext
 
     import streamlit as st
@@ -529,6 +530,10 @@ PLACES = numbered("""
             st.fragment(block)()
     elif place == "popover in a fragment":
         st.fragment(popover)()
+    elif place == "parallel fragment":
+        st.fragment(block, parallel=True)()
+        while not tokens:  # it runs beside the script
+            time.sleep(0.01)
     with st.container(key="below"):
         st.text(f"Below {tokens[0]}")
 """)
@@ -546,6 +551,7 @@ EVERYWHERE = [
     "fragment",
     "fragment in the sidebar",
     "popover in a fragment",
+    "parallel fragment",
 ]
 
 # Where an element stands, whenever that changed; in a dialog, which comes in gliding, within the dialog.
