@@ -22,11 +22,14 @@ class Binding:
     Attributes:
         session_id: The visitor's secret index, None until the browser is known.
         retired: The ids that this one replaces, all since the handshake; one that still shows them does not show ours.
+        cleared: The id of a state that was cleared before the browser was known: its record is still to be deleted.
     """
 
     name: str
     session_id: str | None = field(default=None, repr=False)
     retired: frozenset[str] = field(default=frozenset(), repr=False)
+    cleared: str | None = field(default=None, repr=False)
+    _is_cleared: bool = False
     _cookie: str | None = field(default=None, repr=False)
     _expires: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -67,7 +70,8 @@ class Binding:
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
         # again would only turn the two tabs against each other.
         self._cookie = None
-        self.session_id = self.session_id or signed.session_id
+        if self.session_id is None:
+            self._find(signed.session_id, settings, max_age)
 
     def _look_at_answer(
         self, answer: dict[str, str] | None, cookie: CookiePolicy, settings: Settings, max_age: float
@@ -76,9 +80,16 @@ class Binding:
             return
         signed = newest(self.name, values_in_answer(cookie.cookie_name, answer or {}), settings.keys, max_age)
         if signed is not None and signed.session_id not in self.retired:
-            self.session_id = signed.session_id
+            self._find(signed.session_id, settings, max_age)
         else:
             self.issue(settings, max_age)
+
+    def _find(self, session_id: str, settings: Settings, max_age: float) -> None:
+        if self._is_cleared:
+            self.cleared, self.retired = session_id, self.retired | {session_id}
+            self.issue(settings, max_age)
+        else:
+            self.session_id = session_id
 
     def issue(self, settings: Settings, max_age: float) -> None:
         """Binds the tab to a new id, whose cookie is to be sent."""
@@ -92,8 +103,12 @@ class Binding:
         Two elements that come to a page at once and set one cookie race. One that came with an earlier run has set its
         own by now, and does not set it again.
         """
-        retired = self.retired | {self.session_id} if self.session_id is not None else self.retired
-        return Binding(self.name, retired=retired, _sent_in=self._sent_in if self._times_sent <= 1 else None)
+        return Binding(
+            self.name,
+            retired=self.retired | {self.session_id} if self.session_id is not None else self.retired,
+            _is_cleared=self.session_id is None,
+            _sent_in=self._sent_in if self._times_sent <= 1 else None,
+        )
 
     def talk(self, question: Question, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
         """Asks the browser, or sends it the cookie, where that is still to be done in this run.

@@ -68,6 +68,7 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
         if isinstance(target, type):
             if factory is not None:
                 raise ConfigurationError(f"@persist({name!r}, ...) on a class takes no factory: the class is its own.")
+            persistent_state(name, target, **options)  # a wrong option is told here, not at the first call
             return _persistent_class(target, name, options)
         if factory is None:
             raise ConfigurationError(f"@persist({name!r}) on a function needs a factory: @persist({name!r}, AppState).")
@@ -154,16 +155,16 @@ def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, An
         raise failures.pop(name)
     called: dict[str, _Called] = run.memory.setdefault("called", {})
     before = called.get(name)
-    if before is not None and before.run == run.mark:
-        if before.arguments != factory.arguments:
-            raise ConfigurationError(
-                f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
-                f"{name!r}; call it with the same arguments, or set attributes."
-            )
-        return persistent_state(name, factory, **options).load()
+    is_first = before is None or before.run != run.mark
+    if before is not None and not is_first and before.arguments != factory.arguments:
+        raise ConfigurationError(
+            f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
+            f"{name!r}; call it with the same arguments, or set attributes."
+        )
     state = persistent_state(name, factory, **options).load()
-    _save_at_end(run, name, failures)
-    called[name] = _Called(run.mark, factory.arguments)
+    if is_first:
+        _save_at_end(run, name, failures)
+        called[name] = _Called(run.mark, factory.arguments)
     return state
 
 

@@ -17,7 +17,7 @@ from streamlit.delta_generator_singletons import context_dg_stack, get_dg_single
 from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
 from streamlit.runtime.state import SCRIPT_RUN_WITHOUT_ERRORS_KEY
 
-from persist_session.errors import PersistSessionError
+from persist_session.errors import ConfigurationError, PersistSessionError
 
 _MEMORY = "_persist_session_memory"
 _mounting = threading.Lock()
@@ -100,10 +100,18 @@ def base_path() -> str:
 
 
 def secrets() -> Mapping[str, Any]:
-    """The `[persist_session]` section of `st.secrets`, empty if there is none."""
+    """The `[persist_session]` section of `st.secrets`, empty if there is none.
+
+    Raises:
+        ConfigurationError: It is no section.
+    """
     if not st.secrets.load_if_toml_exists():
         return {}
     section = st.secrets.get("persist_session", {})
+    if not isinstance(section, Mapping):
+        raise ConfigurationError(
+            "persist_session in secrets.toml is no table; write the settings below a line [persist_session]."
+        )
     return dict(section)
 
 

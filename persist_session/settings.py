@@ -6,7 +6,6 @@ import functools
 import hashlib
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from persist_session import keys
 from persist_session.errors import ConfigurationError
 from persist_session.keys import Keys
 from persist_session.stores import FileStore, Store, open_store
+from persist_session.stores.layout import is_name
 
 SameSite = Literal["lax", "strict", "none"]
 
@@ -25,8 +25,6 @@ DEFAULT_MAX_AGE = 30 * 24 * 3600.0
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 # Browsers cap a cookie's age at 400 days (RFC 6265bis, section 5.5): a longer promise would not be kept.
 LONGEST_MAX_AGE = 400 * 24 * 3600.0
-
-_APP = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _lock = threading.Lock()
 _configured: dict[str, Any] = {}
@@ -233,8 +231,8 @@ _opened = functools.lru_cache(maxsize=8)(open_store)
 
 def _app(value: Any) -> str:
     text = str(value)
-    if not _APP.fullmatch(text) or not text.strip("."):
-        raise ConfigurationError("app must be 1 to 64 letters, digits, '_', '.' or '-'.")
+    if not is_name(text):
+        raise ConfigurationError("app must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots.")
     return text
 
 

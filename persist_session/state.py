@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import sys
 import threading
 import weakref
 from collections import defaultdict
@@ -16,30 +14,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 from persist_session import host
 from persist_session import settings as settings_module
-from persist_session.errors import (
-    ConfigurationError,
-    PersistSessionError,
-    StateError,
-    UnloadableStateError,
-)
-from persist_session.live import Live
-from persist_session.pickling import UnpicklableError
-from persist_session.place import Place, Saved
+from persist_session.errors import ConfigurationError
+from persist_session.held import Block, Held
 from persist_session.signing import record_key
-from persist_session.tab import Block, Held, tab_of
-from persist_session.transaction import (
-    Caller,
-    ClearedError,
-    Options,
-    adopt,
-    commit,
-    draft,
-    fresh,
-    load,
-    made,
-    unpicklable,
-)
-from persist_session.view import UnrestorableError, View
+from persist_session.stores.layout import is_name
+from persist_session.tab import tab_of
+from persist_session.transaction import Caller, Options
+from persist_session.view import View
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +28,6 @@ T = TypeVar("T")
 OnError = Literal["discard", "commit"]
 OnUnloadable = Literal["raise", "fresh"]
 MaxAge = float | timedelta | None
-
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +103,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         with held.lock:
             block = held.blocks.get(threading.get_ident())
             if block is None:
-                block = held.blocks[threading.get_ident()] = Block(_bring(held, self._caller(run)), run.mark)
+                block = held.blocks[threading.get_ident()] = Block(held.bring(self._caller(run)), run.mark)
             else:
                 block.depth += 1
         self._open[threading.get_ident()].append(held)
@@ -140,7 +119,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         held = self._meet(run)
         with held.lock:
             block = held.blocks.get(threading.get_ident())
-            obj: T = block.obj if block is not None else _bring(held, self._caller(run))
+            obj: T = block.obj if block is not None else held.bring(self._caller(run))
             return obj
 
     def _caller(self, run: host.Run) -> Caller:
@@ -157,6 +136,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 self._factory,
                 run.mark,
                 Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable),
+                settings,
             )
             held.binding.bind(tab.question, settings, max_age)
         # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
@@ -176,83 +156,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             block.depth -= 1
             if not block.depth:
                 del held.blocks[threading.get_ident()]
-                _leave(held, block, error)
-
-
-def _bring(held: Held, caller: Caller) -> Any:
-    """The live object, loaded if it has to be, in the classes that the caller sees."""
-    assert held.options is not None, "noted by asked_by"
-    place = _place(held)
-    try:
-        if held.live is not None and held.place is None and place is not None:
-            held.live, held.saved = adopt(held.live, place, caller, held.options)
-        # Noted only now: where the store failed, the next run adopts again.
-        held.place = place
-        if held.live is None:
-            held.live = _first(held, caller, held.options)
-        held.live.bring_over(caller.view, caller.factory, caller.run)
-    except UnpicklableError as error:
-        held.live = None
-        raise unpicklable(error, held.name) from error
-    except UnrestorableError as error:
-        held.live = None
-        raise UnloadableStateError(
-            f"The state {held.name!r} can't go on in this run: {error}. Define the class before the state is loaded.",
-            name=held.name,
-        ) from error
-    if held.is_save_due and held.place is not None:
-        _commit(held)  # after it there may be no live object: another tab cleared the state
-        return _bring(held, caller)
-    return held.live.obj
-
-
-def _first(held: Held, caller: Caller, options: Options) -> Live:
-    if held.place is not None:
-        live, held.saved = load(held.place, caller, options)
-        if live is not None:
-            return live
-    if held.draft is not None:
-        try:
-            return draft(held.draft, caller, held.name)
-        except UnrestorableError as error:
-            _log.info("The state %r was never saved and starts fresh: %s", held.name, error)
-    live = fresh(caller, held.name)
-    held.draft = live.base
-    return live
-
-
-def _place(held: Held) -> Place | None:
-    session_id = held.binding.session_id
-    if session_id is None or held.place is not None:
-        return held.place
-    run = host.current_run()
-    assert run is not None, "only a run brings a state"
-    settings = settings_module.resolve(run.script, host.secrets)
-    return Place(settings.store, settings.keys, held.name, record_key(held.name, session_id))
-
-
-def _leave(held: Held, block: Block, error: BaseException | None) -> None:
-    assert held.options is not None, "noted by asked_by"
-    if held.is_cleared or held.live is None:
-        return
-    if isinstance(error, Exception) and held.options.on_error == "discard":
-        if held.run == block.run:
-            held.live = None
-        else:
-            held.live.forget(block.obj)
-        return
-    try:
-        _commit(held)
-    except StateError:
-        # Else every later run of this visitor would meet the same error.
-        if error is None:
-            held.live = None
-            raise
-        _log_failed_save(held)
-    except PersistSessionError:
-        if error is None:
-            raise
-        _log_failed_save(held)
+                held.leave(block, error)
 
 
 def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool) -> None:
@@ -266,26 +170,7 @@ def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool
         return
     with held.lock:
         if held.live is not None:
-            _leave(held, Block(held.live.obj, mark), Exception() if failed else None)
-
-
-def _log_failed_save(held: Held) -> None:
-    # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
-    _log.error("The state %r could not be saved: %s. It is tried again.", held.name, sys.exception())
-
-
-def _commit(held: Held) -> None:
-    """Saves the live object if it changed and the browser is known."""
-    if held.is_cleared or held.place is None or held.live is None or held.options is None:
-        return
-    # Whoever saves is told what went wrong: no later load meets the same error.
-    held.is_save_due = False
-    try:
-        held.saved = commit(held.live, held.place, held.saved, held.options)
-    except ClearedError:
-        _log.info("The state %r was cleared elsewhere: this tab's is not saved.", held.name)
-        held.live, held.saved = None, Saved()
-    held.draft = None
+            held.leave(Block(held.live.obj, mark), Exception() if failed else None)
 
 
 def load_state(
@@ -340,28 +225,14 @@ def save_state(name: str, state: object) -> None:
     if held is None or held.factory is None:
         raise ConfigurationError(f"The state {name!r} was never loaded in this tab; call load_state before save_state.")
     with held.lock:
-        if held.before_clearing is not None and held.before_clearing.holds(state):
-            _log.info("The state %r was cleared: its old object is not saved.", name)
-            return
-        if held.live is None or not held.live.holds(state):
-            _replace(held, state, run)
-        if held.place is None and held.saved.version is None and held.is_successor:
-            held.place = _place(held)  # a new id, under which nothing can lie yet
-        held.is_save_due = True
-        _commit(held)
-
-
-def _replace(held: Held, state: object, run: host.Run) -> None:
-    assert held.factory is not None, "noted by asked_by"
-    caller = Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark)
-    held.live = made(state, caller, held.name, held.live)
+        held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
 
 
 def clear_cookie_state(name: str) -> None:
     """Deletes the visitor's state for good; the next load starts fresh under a new id. Safe to call twice.
 
-    No block that is still open, and no older run, brings the state back. Before the browser is known there is nothing
-    that could be found and deleted: behind a proxy that strips cookies, call it where the state was loaded.
+    No block that is still open, and no older run, brings the state back. Before the browser is known nothing can be
+    found: then the record is deleted by the next load, in the run that the browser's answer starts.
 
     Args:
         name: The name of the state, whether this tab has loaded it or not.
@@ -382,14 +253,7 @@ def clear_cookie_state(name: str) -> None:
         if held.is_cleared:
             return  # another run was faster
         held.binding.bind(tab.question, settings, max_age)
-        held.place = _place(held)
-        if held.place is not None:
-            held.place.delete()
-        held.is_cleared = True
-        successor = held.successor()
-        if held.place is not None:
-            successor.binding.issue(settings, max_age)
-        tab.held[name] = successor
+        successor = tab.held[name] = held.clear(settings, max_age)
     successor.binding.talk(tab.question, settings, max_age, run.mark)
 
 
@@ -426,7 +290,7 @@ def check_name(name: object) -> None:
     Raises:
         ConfigurationError: It can't.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not name.strip("."):
+    if not is_name(name):
         raise ConfigurationError(
             f"name must be 1 to 64 letters, digits, '_', '.' or '-' (a cookie and a folder are called by it), "
             f"not {name!r}."

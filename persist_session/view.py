@@ -135,6 +135,12 @@ def _unwrapped(factory: Any) -> Any:
     return getattr(factory, "__func__", factory)
 
 
+def name_of(factory: Any) -> str:
+    """What a factory is called, with its module."""
+    target = _unwrapped(factory)
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
+
+
 def _globals_of(target: Any) -> tuple[dict[str, Any], ...]:
     if isinstance(target, FunctionType):
         return (target.__globals__,)

@@ -233,6 +233,47 @@ def test_what_was_done_before_the_state_was_found_is_added_to_it(leaving: AppSer
         page.close()
 
 
+CLEARING = numbered("""
+    import streamlit as st
+    from persist_session import clear_cookie_state, persistent_state
+
+    class AppState:
+        def __init__(self):
+            self.count = 0
+
+    with persistent_state("app-state", AppState) as s:
+        if st.button("Add"):
+            s.count += 1
+        st.button("Clear", on_click=clear_cookie_state, args=("app-state",))
+        with st.container(key="count"):
+            st.text(f"Count {s.count}")
+""")
+
+
+def test_a_state_that_is_cleared_before_it_was_found_is_cleared(served: Served, page: Page) -> None:
+    """Behind such a proxy, a click on Clear that was faster than the browser's answer: the record goes with it."""
+    server = served(CLEARING)
+    with StrippingProxy(server.url) as proxy:
+        open_app(page, proxy.url)
+        name = f"app-state-{proxy.url.rpartition(':')[2]}"
+        old = wait_for_cookie(page.context, name)
+        wait_idle(page)
+        press(page, "Add")
+        (record,) = records_of(server)
+        answer = hold_answer(page)
+        reload_app(page)
+        press(page, "Clear")
+        answer()
+        page.wait_for_function("(old) => !document.cookie.includes(old)", arg=old)
+        wait_idle(page)
+        assert shown(page, "count") == "Count 0"
+        assert not record.exists()
+        press(page, "Add")
+        page.reload()
+        page.get_by_text("Count 1").wait_for()
+        page.close()
+
+
 def test_a_secure_page_has_a_cookie_that_no_sibling_can_plant(tmp_path: Path, chromium: Browser) -> None:
     """On https the cookie's name begins with `__Host-`, it is Secure, and a reload restores."""
     certificate = self_signed(tmp_path)

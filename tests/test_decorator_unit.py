@@ -276,6 +276,14 @@ def test_a_name_that_no_cookie_can_have_is_refused(name: Any) -> None:
         persist(name)
 
 
+def test_a_wrong_option_of_a_class_is_refused_at_decoration() -> None:
+    """Not in the visitor's first run."""
+    options: dict[str, Any] = {"on_error": "ignore"}
+    decorate: Any = persist("x", **options)
+    with pytest.raises(ConfigurationError, match="on_error"):
+        decorate(Plain)
+
+
 def test_a_factory_on_a_class_and_none_on_a_function_are_refused() -> None:
     """A class is its own, a function has none."""
     decorated: Any = persist("state", dict)

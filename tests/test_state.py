@@ -66,3 +66,18 @@ def test_a_save_by_hand_before_the_browser_is_known_waits(served: Served, visit:
     tab.click("note").click("note")
     assert not tab.exceptions()
     assert tab.texts()[-1] == "n=0 notes=2"
+
+
+SECRETS = """
+    from persist_session import load_state
+
+    load_state("x", dict)
+"""
+
+
+def test_secrets_that_are_no_table_are_refused(served: Served, visit: Visit) -> None:
+    """The message says what to write instead, and quotes nothing of them."""
+    tab = visit(served(SECRETS, files={".streamlit/secrets.toml": 'persist_session = "hidden"'}))
+    (shown,) = tab.exceptions()
+    assert "write the settings below a line [persist_session]" in shown
+    assert "hidden" not in shown

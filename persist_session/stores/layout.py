@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 LONGEST_FIRST_LINE = 64
 """Bytes of a file that are surely enough for `parse` to find the version."""
 
-_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,64}")  # "." and ".." are folders already
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) -?[0-9]{1,20}\n")
+
+
+def is_name(text: object) -> bool:
+    """Whether this can name a state, its cookie and its folder."""
+    # "." and ".." are folders already.
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None and text.strip(".") != ""
 
 
 def record_path(root: Path, name: str, key: str) -> Path:
@@ -35,7 +41,7 @@ def record_path(root: Path, name: str, key: str) -> Path:
     Raises:
         ConfigurationError: They are no valid state name and record key.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ConfigurationError(
             "`name` can't name a folder. Use 1 to 64 of the characters A-Z a-z 0-9 _ . - and not only dots."
         )
