@@ -20,7 +20,9 @@ Glossary:
 from persist_session.decorator import persist
 from persist_session.errors import (
     ConfigurationError,
+    LockTimeoutError,
     PersistSessionError,
+    StateConflictError,
     StateError,
     StateTooLargeError,
     StoreError,
@@ -37,12 +39,15 @@ from persist_session.state import (
     state_info,
 )
 from persist_session.stores import FileStore, MemoryStore, Store, Stored
+from persist_session.sweep import delete_expired
 
 __all__ = [
     "ConfigurationError",
     "FileStore",
+    "LockTimeoutError",
     "MemoryStore",
     "PersistSessionError",
+    "StateConflictError",
     "StateError",
     "StateInfo",
     "StateTooLargeError",
@@ -53,6 +58,7 @@ __all__ = [
     "UnpicklableStateError",
     "clear_cookie_state",
     "configure",
+    "delete_expired",
     "load_state",
     "persist",
     "persistent_state",

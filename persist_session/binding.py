@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -12,7 +13,7 @@ from persist_session import host
 from persist_session.cookie_policy import CookiePolicy, newest, policy, values_in_answer, values_in_headers
 from persist_session.cookies import Question, send
 from persist_session.settings import Settings
-from persist_session.signing import new_session_id, sign
+from persist_session.signing import Signed, new_session_id, sign
 
 
 @dataclass(slots=True)
@@ -26,12 +27,15 @@ class Binding:
     """
 
     name: str
+    question: Question
     session_id: str | None = field(default=None, repr=False)
     retired: frozenset[str] = field(default=frozenset(), repr=False)
     cleared: str | None = field(default=None, repr=False)
     _is_cleared: bool = False
     _cookie: str | None = field(default=None, repr=False)
     _expires: float = 0.0
+    _signed_at: float = math.inf
+    _is_outdated: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _sent_in: weakref.ref[Any] | None = None
     _times_sent: int = 0
@@ -42,12 +46,13 @@ class Binding:
         """Whether a cookie was issued that no handshake has shown yet."""
         return self._cookie is not None
 
-    def bind(self, question: Question, settings: Settings, max_age: float) -> None:
+    def bind(self, settings: Settings, max_age: float) -> None:
         """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one."""
         with self._lock:  # two runs of a tab may come at once
-            self._bind(question, settings, max_age)
+            self._bind(settings, max_age)
 
-    def _bind(self, question: Question, settings: Settings, max_age: float) -> None:
+    def _bind(self, settings: Settings, max_age: float) -> None:
+        self._renew(settings, max_age)
         if self.session_id is not None and not self.is_pending:
             return
         shaken = host.handshake()
@@ -56,7 +61,7 @@ class Binding:
         cookie = policy(self.name, shaken.url, host.base_path(), settings)
         self._look_at_handshake(shaken.cookie_headers, cookie, settings, max_age)
         if self.session_id is None:
-            self._look_at_answer(question.answer(self.name), cookie, settings, max_age)
+            self._look_at_answer(self.question.answer(self.name), cookie, settings, max_age)
 
     def _look_at_handshake(
         self, headers: tuple[str, ...], cookie: CookiePolicy, settings: Settings, max_age: float
@@ -70,32 +75,51 @@ class Binding:
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
         # again would only turn the two tabs against each other.
         self._cookie = None
-        if self.session_id is None:
-            self._find(signed.session_id, settings, max_age)
+        if self.session_id in (None, signed.session_id):
+            self._find(signed, settings, max_age)
 
     def _look_at_answer(
         self, answer: dict[str, str] | None, cookie: CookiePolicy, settings: Settings, max_age: float
     ) -> None:
-        if answer is None and settings.ask_browser:
+        if answer is None and (settings.ask_browser or self._is_outdated):
             return
         signed = newest(self.name, values_in_answer(cookie.cookie_name, answer or {}), settings.keys, max_age)
         if signed is not None and signed.session_id not in self.retired:
-            self._find(signed.session_id, settings, max_age)
+            self._find(signed, settings, max_age)
         else:
             self.issue(settings, max_age)
 
-    def _find(self, session_id: str, settings: Settings, max_age: float) -> None:
+    def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         if self._is_cleared:
-            self.cleared, self.retired = session_id, self.retired | {session_id}
+            self.cleared, self.retired = signed.session_id, self.retired | {signed.session_id}
             self.issue(settings, max_age)
         else:
-            self.session_id = session_id
+            self.session_id, self._signed_at = signed.session_id, signed.signed_at
+            self._renew(settings, max_age)
+
+    def _renew(self, settings: Settings, max_age: float) -> None:
+        """Signs the id anew once half of the cookie's time is over."""
+        if self._cookie is None and time.time() - self._signed_at > max_age / 2:
+            self._sign(settings, max_age)
 
     def issue(self, settings: Settings, max_age: float) -> None:
         """Binds the tab to a new id, whose cookie is to be sent."""
         self.session_id = new_session_id()
-        self._cookie = sign(self.name, self.session_id, settings.keys)
-        self._expires = time.time() + max_age
+        self._sign(settings, max_age)
+
+    def _sign(self, settings: Settings, max_age: float) -> None:
+        assert self.session_id is not None, "there is an id to sign"
+        self._signed_at = time.time()
+        self._expires = self._signed_at + max_age
+        self._cookie = sign(self.name, self.session_id, settings.keys)  # last: who sees it sends it, with its expiry
+
+    def outdate(self) -> None:
+        """Lets go of the id: another tab cleared the state, and the browser knows a newer one than the handshake."""
+        with self._lock:
+            if self.session_id is not None:
+                self.retired |= {self.session_id}
+            self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
+        self.question.forget(self.name)
 
     def successor(self) -> Binding:
         """An unbound binding in this one's place; not heard in the run that was the first to send this one's cookie.
@@ -105,28 +129,28 @@ class Binding:
         """
         return Binding(
             self.name,
+            self.question,
             retired=self.retired | {self.session_id} if self.session_id is not None else self.retired,
             _is_cleared=self.session_id is None,
             _sent_in=self._sent_in if self._times_sent <= 1 else None,
         )
 
-    def talk(self, question: Question, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
+    def talk(self, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
         """Asks the browser, or sends it the cookie, where that is still to be done in this run.
 
         Raises:
             BaseException: Streamlit's own, where the run is to stop or to start again.
         """
-        if self.session_id is None and settings.ask_browser and host.handshake() is not None:
-            question.ask(self.name, run)
-            self.bind(question, settings, max_age)
-        if self._cookie is not None and self._is_first_in(run):
-            shaken = host.handshake()
-            if shaken is not None:
-                send(policy(self.name, shaken.url, host.base_path(), settings), self._cookie, self._expires)
+        if self.session_id is None and host.handshake() is not None:
+            self.question.ask(self.name, run)
+            self.bind(settings, max_age)
+        cookie, shaken = self._cookie, host.handshake()
+        if cookie is not None and shaken is not None and self._claim(run):
+            send(policy(self.name, shaken.url, host.base_path(), settings), cookie, self._expires)
 
-    def _is_first_in(self, run: weakref.ref[Any]) -> bool:
-        # Parallel fragments are threads of one run.
-        with self._lock:
+    def _claim(self, run: weakref.ref[Any]) -> bool:
+        """Whether the cookie is to be sent by this caller: by the first one in a run."""
+        with self._lock:  # parallel fragments are threads of one run
             first, self._sent_in = self._sent_in != run, run
             self._times_sent += first
             return first

@@ -35,6 +35,10 @@ class Question:
         """The browser's signed cookies as they were when it was asked for this name, or None before the answer."""
         return self._answers.get(name)
 
+    def forget(self, name: str) -> None:
+        """Forgets the answer for a name, so that the browser is asked again."""
+        self._answers.pop(name, None)
+
     def ask(self, name: str, run: weakref.ref[Any]) -> None:
         """Mounts the question, once a run; the answer starts another run."""
         with self._lock:

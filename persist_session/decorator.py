@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
 from persist_session.errors import ConfigurationError, PersistSessionError
+from persist_session.held import Block
 from persist_session.state import (
     MaxAge,
     OnError,
@@ -20,6 +21,7 @@ from persist_session.state import (
     end_of_run,
     persistent_state,
 )
+from persist_session.transaction import OnConflict
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,12 @@ C = TypeVar("C", bound=type)
 
 @overload
 def persist(
-    name: str, *, max_age: MaxAge = None, on_error: OnError = "discard", on_unloadable: OnUnloadable = "raise"
+    name: str,
+    *,
+    max_age: MaxAge = None,
+    on_conflict: OnConflict = "merge",
+    on_error: OnError = "discard",
+    on_unloadable: OnUnloadable = "raise",
 ) -> Callable[[C], C]: ...
 @overload
 def persist(
@@ -39,6 +46,8 @@ def persist(
     factory: Callable[[], S],
     *,
     max_age: MaxAge = None,
+    exclusive: bool = False,
+    on_conflict: OnConflict = "merge",
     on_error: OnError = "discard",
     on_unloadable: OnUnloadable = "raise",
 ) -> Callable[[Callable[Concatenate[S, P], R]], Callable[P, R]]: ...
@@ -55,19 +64,27 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
     Args:
         name: See `persistent_state`.
         factory: Makes a fresh state; for functions only, a class is its own factory.
-        **options: `max_age`, `on_error`, `on_unloadable`: see `persistent_state`.
+        **options: `max_age`, `on_conflict`, `on_error`, `on_unloadable`, and for functions `exclusive`: see
+            `persistent_state`.
 
     Raises:
         ConfigurationError: An argument makes no sense, or the class is made inside a function. A call raises it where
             the class was called with other arguments before in the same run.
         PersistSessionError: A call of the class raises what the end of the tab's last run met when it saved.
     """
+    if isinstance(name, (type, FunctionType)):
+        raise ConfigurationError('@persist needs a name: write @persist("app-state").')
     check_name(name)
 
     def decorate(target: Any) -> Any:
         if isinstance(target, type):
             if factory is not None:
                 raise ConfigurationError(f"@persist({name!r}, ...) on a class takes no factory: the class is its own.")
+            if options.get("exclusive"):
+                raise ConfigurationError(
+                    f"@persist({name!r}, exclusive=True) on a class would hold its lock over the whole run; "
+                    "use `with persistent_state(..., exclusive=True)` around the lines that need it."
+                )
             persistent_state(name, target, **options)  # a wrong option is told here, not at the first call
             return _persistent_class(target, name, options)
         if factory is None:
@@ -130,9 +147,9 @@ def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
 
 @dataclass(slots=True)
 class _Called:
-    """That the class was called in a run, and with what."""
+    """That the class of a state was called in a run: with what, and what it returned."""
 
-    run: weakref.ref[Any]
+    block: Block
     arguments: Any = field(repr=False)
 
 
@@ -154,32 +171,38 @@ def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, An
     if name in failures:
         raise failures.pop(name)
     called: dict[str, _Called] = run.memory.setdefault("called", {})
-    before = called.get(name)
-    is_first = before is None or before.run != run.mark
-    if before is not None and not is_first and before.arguments != factory.arguments:
+    in_this_run = {other: call for other, call in called.items() if call.block.run == run.mark}
+    if name in in_this_run and in_this_run[name].arguments != factory.arguments:
         raise ConfigurationError(
             f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
             f"{name!r}; call it with the same arguments, or set attributes."
         )
     state = persistent_state(name, factory, **options).load()
-    if is_first:
-        _save_at_end(run, name, failures)
-        called[name] = _Called(run.mark, factory.arguments)
+    if not in_this_run:
+        _save_at_end(run, called, failures)
+    called[name] = _Called(Block(state, run.mark), factory.arguments)
     return state
 
 
-def _save_at_end(run: host.Run, name: str, failures: dict[str, PersistSessionError]) -> None:
+def _save_at_end(run: host.Run, called: dict[str, _Called], failures: dict[str, PersistSessionError]) -> None:
     mark = run.mark
 
-    def end(*, failed: bool) -> None:
-        try:
-            end_of_run(run, mark, name, failed=failed)
-        except PersistSessionError as error:
-            _log.error("The state %r could not be saved at the end of the run: %s", name, error)
-            failures[name] = error
-        except Exception as error:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
-            _log.exception("The state %r could not be saved at the end of the run.", name)
-            failures[name] = PersistSessionError(f"The state {name!r} could not be saved; see the log.")
-            failures[name].__cause__ = error
+    def end(how: host.Ended) -> None:
+        for name, call in list(called.items()):
+            if call.block.run == mark:
+                del called[name]
+                _save(run, name, call.block, failures, failed=how.failed)
 
     host.at_end_of_run(run, end)
+
+
+def _save(run: host.Run, name: str, block: Block, failures: dict[str, PersistSessionError], *, failed: bool) -> None:
+    try:
+        end_of_run(run, name, block, failed=failed)
+    except PersistSessionError as error:
+        _log.error("The state %r could not be saved at the end of the run: %s", name, error)
+        failures[name] = error
+    except Exception as error:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
+        _log.exception("The state %r could not be saved at the end of the run.", name)
+        failures[name] = PersistSessionError(f"The state {name!r} could not be saved; see the log.")
+        failures[name].__cause__ = error

@@ -37,3 +37,23 @@ class StateTooLargeError(StateError):
 
 class StoreError(PersistSessionError):
     """The store failed; the backend's own error is the `__cause__`."""
+
+
+class StateConflictError(StateError):
+    """Another tab or process changed the state at the same time, and `on_conflict` is "raise".
+
+    Attributes:
+        base: The state that both sides started from.
+        mine: This side's state; it is not saved.
+        theirs: The saved state.
+    """
+
+    def __init__(self, message: str, *, name: str, base: object, mine: object, theirs: object) -> None:
+        super().__init__(message, name=name)
+        self.base = base
+        self.mine = mine
+        self.theirs = theirs
+
+
+class LockTimeoutError(PersistSessionError):
+    """Another block held the lock of an exclusive state for longer than the setting `lock_timeout`."""

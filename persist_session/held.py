@@ -5,29 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from persist_session.binding import Binding
-from persist_session.errors import ConfigurationError, PersistSessionError, StateError, UnloadableStateError
-from persist_session.live import Live
-from persist_session.pickling import UnpicklableError
+from persist_session.errors import (
+    ConfigurationError,
+    PersistSessionError,
+    StateConflictError,
+    StateError,
+    UnloadableStateError,
+)
+from persist_session.live import Caller, Live
+from persist_session.pickling import UnpicklableError, loads
 from persist_session.place import Place, Saved
 from persist_session.settings import Settings
 from persist_session.signing import record_key
-from persist_session.transaction import (
-    Caller,
-    ClearedError,
-    Options,
-    adopt,
-    commit,
-    draft,
-    fresh,
-    load,
-    made,
-    unpicklable,
-)
+from persist_session.sweep import sweep_if_due
+from persist_session.transaction import ClearedError, Options, catch_up, commit, load, unpicklable, unsaved
 from persist_session.view import UnrestorableError, name_of
 
 _log = logging.getLogger(__name__)
@@ -35,10 +32,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Block:
-    """The outermost open block of one thread: those inside it get its object and leave the saving to it."""
+    """The outermost open block of one thread: those inside it get its object and leave the saving to it.
+
+    Attributes:
+        obj: What the block got.
+        run: The run that opened it.
+        before: The object's pickle before that, where blocks of other runs were open.
+        exclusively: Holds the record's lock, if the block is exclusive and the browser known.
+        is_exclusive: Whether it was to be.
+        depth: How many blocks are in one another.
+    """
 
     obj: Any = field(repr=False)
     run: weakref.ref[Any]
+    before: bytes | None = field(default=None, repr=False)
+    exclusively: ExitStack = field(default_factory=ExitStack)
+    is_exclusive: bool = False
     depth: int = 1
 
 
@@ -54,12 +63,12 @@ class Held:
         run: The newest run that loaded the state.
         place: Where the record lies, None until the browser is known.
         live: The live object, None before the first load and after an exception threw it away.
-        draft: Pickle of a state that was made here and not saved yet: what comes back after an exception.
+        draft: Pickles of a state that no record holds yet: as the factory made it, and as it comes back after an
+            exception.
         saved: What the next save is based on.
         blocks: The open blocks, by thread.
         is_save_due: The state was saved by hand before the browser was known.
         is_cleared: The visitor's state was cleared: whoever still holds this must not save it.
-        is_successor: It took the place of a cleared one.
         before_clearing: The live object that was cleared here: saving it by hand does not bring it back.
     """
 
@@ -72,12 +81,11 @@ class Held:
     run: weakref.ref[Any] | None = None
     place: Place | None = None
     live: Live | None = None
-    draft: bytes | None = field(default=None, repr=False)
+    draft: tuple[bytes, bytes] | None = field(default=None, repr=False)
     saved: Saved = field(default_factory=Saved)
     blocks: dict[int, Block] = field(default_factory=dict)
     is_save_due: bool = False
     is_cleared: bool = False
-    is_successor: bool = False
     before_clearing: Live | None = None
 
     def asked_by(self, factory: Callable[[], Any], run: weakref.ref[Any], options: Options, settings: Settings) -> None:
@@ -97,20 +105,21 @@ class Held:
         """The live object, loaded if it has to be, in the classes that the caller sees.
 
         Raises:
+            ClearedError: The state was cleared elsewhere, or has expired: `let_go` of it, and bind again.
             UnloadableStateError: A class of it is gone.
             PersistSessionError: See `persistent_state`.
         """
         assert self.options is not None, "noted by asked_by"
+        if self.is_cleared:
+            raise ClearedError
         self._finish_clearing()
-        place = self._find_place()
+        self.place = self._find_place()
         try:
-            if self.live is not None and self.place is None and place is not None:
-                self.live, self.saved = adopt(self.live, place, caller, self.options)
-            # Noted only now: where the store failed, the next run adopts again.
-            self.place = place
             if self.live is None:
                 self.live = self._first(caller, self.options)
-            self.live.bring_over(caller.view, caller.factory, caller.run)
+            self.live.bring_over(caller)
+            if self.place is not None:
+                self._refresh(self.live, self.place, self.options)
         except UnpicklableError as error:
             self.live = None
             raise unpicklable(error, self.name) from error
@@ -121,6 +130,9 @@ class Held:
                 "loaded.",
                 name=self.name,
             ) from error
+        except StateConflictError:
+            self.live = None
+            raise
         if self.is_save_due and self.place is not None:
             self.commit()  # after it there may be no live object: another tab cleared the state
             return self.bring(caller)
@@ -128,17 +140,65 @@ class Held:
 
     def _first(self, caller: Caller, options: Options) -> Live:
         if self.place is not None:
-            live, self.saved = load(self.place, caller, options)
+            sweep_if_due(self.place.store)
+            live, found = load(self.place, caller, options)
+            if live is None and self.saved.version is not None and found.version is None:
+                raise ClearedError
+            self.saved = found
             if live is not None:
                 return live
         if self.draft is not None:
+            base, data = self.draft
             try:
-                return draft(self.draft, caller, self.name)
+                live = unsaved(loads(data, caller.view), caller, self.name)
+                live.base, live.is_touched = base, data != base
+                return live
             except UnrestorableError as error:
                 _log.info("The state %r was never saved and starts fresh: %s", self.name, error)
-        live = fresh(caller, self.name)
-        self.draft = live.base
+        live = unsaved(caller.factory(), caller, self.name)
+        self.draft = live.base, live.base
         return live
+
+    def _refresh(self, live: Live, place: Place, options: Options) -> None:
+        """Brings in what another tab or process saved, and renews a record whose time is half over."""
+        if self.saved.is_expired:
+            raise ClearedError
+        if place.version() != self.saved.version:
+            self.saved = catch_up(live, place, self.saved, options)
+        if self.saved.is_aging(options.max_age):
+            self.saved = place.renew(self.saved, options.max_age)
+
+    def _pickled(self, live: Live) -> bytes:
+        try:
+            return live.pickled()
+        except UnpicklableError as error:
+            raise unpicklable(error, self.name) from error
+
+    def snapshot(self) -> bytes | None:
+        """The live object's pickle as it is now, None if there is none."""
+        try:
+            return self.live.pickled() if self.live is not None else None
+        except UnpicklableError:
+            return None  # whoever saves it is told
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Holds the record's lock over a block; nothing, where the browser is not known, so that there is no record.
+
+        Raises:
+            LockTimeoutError: Another exclusive block did not end in time.
+            StoreError: The store failed.
+        """
+        assert self.settings is not None, "noted by asked_by"
+        place = self._find_place()
+        with place.lock(self.settings.lock_timeout) if place is not None else nullcontext():
+            yield
+
+    def let_go(self) -> None:
+        """Forgets the state and the place of its record: it was cleared elsewhere, or has expired."""
+        _log.info("The state %r was cleared elsewhere, or has expired: this tab's is not saved.", self.name)
+        self.place, self.live, self.draft, self.saved, self.is_save_due = None, None, None, Saved(), False
+        self.binding.outdate()
 
     def _find_place(self) -> Place | None:
         if self.place is not None or self.binding.session_id is None:
@@ -164,10 +224,7 @@ class Held:
         if self.is_cleared or self.live is None:
             return
         if isinstance(error, Exception) and self.options.on_error == "discard":
-            if self.run == block.run:
-                self.live = None
-            else:
-                self.live.forget(block.obj)
+            self._discard(self.live, block)
             return
         try:
             self.commit()
@@ -179,35 +236,64 @@ class Held:
             # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
             _log.error("The state %r could not be saved: %s. It is tried again.", self.name, failure)
 
+    def _discard(self, live: Live, block: Block) -> None:
+        if self.run != block.run:
+            live.forget(block.obj)
+            return
+        # A callback of a widget that is still on the page holds the object that is thrown away: what it does to it is
+        # no part of the error. Nor is what an older run did, that has not left its block yet.
+        before = block.before if self.blocks else None
+        unsaved = self.draft[1] if self.draft is not None and self.saved.version is None else None
+        self.live = None
+        with suppress(UnpicklableError, UnrestorableError):
+            live.go_back(before or unsaved or live.base)
+            self.live = live
+
+    def ended(self, run: weakref.ref[Any]) -> None:
+        """Takes note that this run drew all of its widgets."""
+        with self.lock:
+            if self.live is not None:
+                self.live.forget_before(run)
+
     def commit(self) -> None:
         """Saves the live object if it changed and the browser is known.
 
         Raises:
             PersistSessionError: See `persistent_state`.
         """
-        if self.is_cleared or self.place is None or self.live is None or self.options is None:
+        if self.is_cleared or self.live is None or self.options is None:
+            return
+        if self.place is None:
+            self.draft = self.live.base, self._pickled(self.live)
             return
         # Whoever saves is told what went wrong: no later load meets the same error.
         self.is_save_due = False
         try:
             self.saved = commit(self.live, self.place, self.saved, self.options)
         except ClearedError:
-            _log.info("The state %r was cleared elsewhere: this tab's is not saved.", self.name)
-            self.live, self.saved = None, Saved()
+            self.let_go()
         self.draft = None
 
     def save(self, obj: Any, caller: Caller) -> None:
         """Saves the live object, or another one in its place; once the browser is known.
 
         Raises:
+            ClearedError: See `bring`.
             PersistSessionError: See `persistent_state`.
         """
         if self.before_clearing is not None and self.before_clearing.holds(obj):
             _log.info("The state %r was cleared: its old object is not saved.", self.name)
             return
-        if self.live is None or not self.live.holds(obj):
-            self.live = made(obj, caller, self.name, self.live)
-        if self.is_successor and self.saved.version is None:
+        if self.live is None:
+            self.bring(caller)
+        assert self.live is not None, "brought"
+        try:
+            if not self.live.holds(obj):
+                self.live.bring_over(caller)
+                self.live.replace(obj)
+        except UnpicklableError as error:
+            raise unpicklable(error, self.name) from error
+        if self.place is None and self.binding.is_pending:
             self.place = self._find_place()  # a new id, under which nothing can lie yet
         self.is_save_due = True
         self.commit()
@@ -220,12 +306,12 @@ class Held:
         """
         self.settings = settings
         self._finish_clearing()
-        self.place = self._find_place()
-        if self.place is not None:
-            self.place.delete()
+        place = self._find_place()
+        if place is not None:
+            place.delete()
         self.is_cleared = True
         binding = self.binding.successor()
-        if self.place is not None:
+        if place is not None:
             binding.issue(settings, max_age)
         return Held(
             self.name,
@@ -234,6 +320,5 @@ class Held:
             options=self.options,
             factory=self.factory,
             run=self.run,
-            is_successor=True,
             before_clearing=self.live or self.before_clearing,
         )

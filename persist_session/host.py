@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -63,6 +64,19 @@ class Run:
         return memory
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        failed: An exception was shown in it.
+        drew_all: It was a run of the whole script that no newer one interrupted: no widget of an earlier one is left.
+    """
+
+    failed: bool
+    drew_all: bool
+
+
 def current_run() -> Run | None:
     """The run that the caller is part of, or None outside of Streamlit."""
     context = get_script_run_ctx(suppress_warning=True)
@@ -103,9 +117,11 @@ def secrets() -> Mapping[str, Any]:
     """The `[persist_session]` section of `st.secrets`, empty if there is none.
 
     Raises:
-        ConfigurationError: It is no section.
+        ConfigurationError: It is no section, or the file is broken.
     """
     if not st.secrets.load_if_toml_exists():
+        if any(Path(file).is_file() for file in st.get_option("secrets.files")):
+            raise ConfigurationError("secrets.toml is there, but can't be read; mend it. Streamlit does not say so.")
         return {}
     section = st.secrets.get("persist_session", {})
     if not isinstance(section, Mapping):
@@ -164,8 +180,8 @@ def widget_value(key: str) -> Any:
     return st.session_state.get(key)
 
 
-def at_end_of_run(run: Run, end: Callable[..., None]) -> None:
-    """Calls `end(failed=...)` once when the run is over, with whether an exception was shown in it.
+def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
+    """Calls `end` once when the run is over, with how it ended.
 
     Args:
         run: The current run.
@@ -174,9 +190,13 @@ def at_end_of_run(run: Run, end: Callable[..., None]) -> None:
     Raises:
         PersistSessionError: This release of Streamlit does not tell when a run ends.
     """
-    context = run._context
+    waiting: dict[weakref.ref[Any], list[Callable[[Ended], None]]] = run.memory.setdefault("waiting", {})
+    mark, context = run.mark, run._context
+    if mark in waiting:
+        waiting[mark].append(end)
+        return
     try:
-        signal = context._enqueue.__self__.on_event
+        signal, requests = context._enqueue.__self__.on_event, context.script_requests
     except AttributeError as error:
         raise PersistSessionError(
             "This release of Streamlit does not tell when a script run ends, which @persist on a class needs; "
@@ -193,8 +213,14 @@ def at_end_of_run(run: Run, end: Callable[..., None]) -> None:
         if "STOPPED" in event.name or event.name == "SHUTDOWN":
             signal.disconnect(receive)
             context.on_script_error = before
-            end(failed=bool(failed) or not _ended_well(context))
+            how = Ended(
+                failed=bool(failed) or not _ended_well(context),
+                drew_all=event.name == "SCRIPT_STOPPED_WITH_SUCCESS" and requests._state.name != "STOP",
+            )
+            for each in waiting.pop(mark):
+                each(how)
 
+    waiting[mark] = [end]
     context.on_script_error = note
     signal.connect(receive, weak=False)
 

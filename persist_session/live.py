@@ -15,6 +15,18 @@ from persist_session.view import UnrestorableError, View
 
 _log = logging.getLogger(__name__)
 
+_MOST_EARLIER = 32
+"""How many runs of one tab may interrupt each other before the oldest is heard no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a state: what it sees, what makes a fresh one, and in which run."""
+
+    view: View
+    factory: Callable[[], Any]
+    run: weakref.ref[Any]
+
 
 @dataclass(slots=True, eq=False)
 class Earlier:
@@ -31,22 +43,22 @@ class Live:
     Attributes:
         obj: The object that the app gets.
         base: The pickle of what was last loaded or saved.
-        run: The newest run that got the object.
-        saved: Whether a record holds everything but changes to `obj` itself.
+        caller: Who got the object last.
+        saved: Whether a record holds what was last loaded or saved.
+        is_touched: Whether the object was changed since, whatever the baseline says: each copy takes it anew.
     """
 
-    def __init__(self, obj: Any, view: View, factory: Callable[[], Any], run: weakref.ref[Any], *, saved: bool) -> None:
+    def __init__(self, obj: Any, caller: Caller, *, saved: bool) -> None:
         self.obj = obj
+        self.caller = caller
         self.saved = saved
-        self.view = view
-        self.factory = factory
         # An object's own pickle right after it was loaded: pickles of equal objects differ from load to load.
         baseline = dumps(obj)
         self._baseline = self.base = baseline.data
         self._references = baseline.references
         self._is_root_alone = baseline.is_root_alone
-        self._shapes = shapes(baseline.references, factory)
-        self.run = run
+        self._shapes = shapes(baseline.references, caller.factory)
+        self.is_touched = False
         self._earlier: list[Earlier] = []
 
     @property
@@ -66,16 +78,53 @@ class Live:
         """
         self.absorb()
         now = self._dump()
-        return None if self.saved and now.data == self._baseline else now
+        return None if self.saved and not self.is_touched and now.data == self._baseline else now
 
     def is_untouched(self) -> bool:
-        """Whether the object is as it was when it was loaded or made."""
-        return self._dump().data == self._baseline and not self._earlier
+        """Whether the object is as it was when it was last loaded, made or saved."""
+        self.absorb()
+        return not self.is_touched and self._dump().data == self._baseline
 
-    def commit(self, pickled: Pickled) -> None:
+    def note_saved(self, pickled: Pickled) -> None:
         """Takes note that this pickle was saved."""
         self._baseline = self.base = pickled.data
-        self.saved = True
+        self.saved, self.is_touched = True, False
+
+    def pickled(self) -> bytes:
+        """The object's pickle as it is now.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+        """
+        return self._dump().data
+
+    def go_back(self, data: bytes) -> None:
+        """Makes a new object of an old pickle; what is done to the present one from now on is brought in.
+
+        Args:
+            data: What `pickled` gave.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+            UnrestorableError: A class is gone.
+        """
+        self._part_with(self._dump().data)
+        self.obj, self.is_touched = loads(data, self.caller.view), data != self.base
+        self._baseline = self._dump().data
+
+    def base_object(self) -> Any:
+        """What was last loaded or saved, as an object of its own."""
+        return loads(self.base, self.caller.view)
+
+    def follow(self, theirs: Any) -> None:
+        """Makes an untouched object what the record holds by now; the same object, where that can be.
+
+        Args:
+            theirs: The record's object, made of the classes of the view.
+        """
+        self.base = dumps(theirs).data
+        self.obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs, theirs_win=True)
+        self._baseline, self.saved = self._dump().data, True
 
     def rebase(self, theirs: Any, *, theirs_win: bool = False) -> list[str]:
         """Brings in what the record holds by now, and returns the fields that both sides changed.
@@ -84,12 +133,41 @@ class Live:
             theirs: The record's object, made of the classes of the view.
             theirs_win: Whether their change stays where both changed one value; else the own one does.
         """
-        data = dumps(theirs).data
-        self.obj, lost = merge(loads(self.base, self.view), self.obj, theirs, theirs_win=theirs_win)
-        self.base, self.saved = data, False
+        base = dumps(theirs).data
+        obj, lost = merge(self.base_object(), self.obj, theirs, theirs_win=theirs_win)
+        self.settle(obj, base)
         return lost
 
-    def bring_over(self, view: View, factory: Callable[[], Any], run: weakref.ref[Any]) -> None:
+    def settle(self, obj: Any, base: bytes) -> None:
+        """Puts what a conflict came to in the object's place; whoever still holds the old one is heard all the same.
+
+        Args:
+            obj: Made of the classes of the view.
+            base: The pickle of what the record holds.
+        """
+        if obj is not self.obj:
+            self._part_with(self._dump().data)
+        self.base, self.saved = base, True
+        self._put(obj)
+
+    def replace(self, obj: Any) -> None:
+        """Puts an object of the app's in this one's place; whoever holds the old one is heard no more.
+
+        Args:
+            obj: Made of the classes of the view.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+        """
+        dumps(obj)
+        self._earlier = []
+        self._put(obj)
+
+    def _put(self, obj: Any) -> None:
+        self.obj, self.is_touched = obj, True
+        self._shapes = shapes(self._dump().references, self.caller.factory)
+
+    def bring_over(self, caller: Caller) -> None:
         """Makes the object one of the classes that this run sees.
 
         Classes of the main script are others in every run. Where only the object's own class is such a one, the object
@@ -99,20 +177,20 @@ class Live:
             UnpicklableError: Part of the object can't be pickled.
             UnrestorableError: A class is gone.
         """
-        if not view.is_like(self.view):
-            self.absorb()
-            self._adapt(view, factory)
-        self.view, self.factory, self.run = view, factory, run
+        self.absorb()
+        if not caller.view.is_like(self.caller.view):
+            self._adapt(caller.view, caller.factory)
+        self.caller = caller
 
     def _adapt(self, view: View, factory: Callable[[], Any]) -> None:
         own = type(self.obj)
         name = (own.__module__, own.__qualname__)
-        others_are_new = not view.defined_anew(self.view) <= {name}
-        if others_are_new:
+        anew = view.defined_anew(self.caller.view)
+        if anew:
             # What a callback put into the object since its last pickle may be of any class that the run before saw.
             self._dump()
         # A run that is not over yet may put more of them in.
-        must_part = others_are_new and self.run() is not None
+        must_part = not anew <= {name} and self.caller.run() is not None
         if view.sees(self._references) and not must_part:
             return
         others = {other: target for other, target in self._references.items() if other != name}
@@ -124,15 +202,21 @@ class Live:
 
     def _round_trip(self, view: View) -> None:
         before = self._dump().data
-        if before != self._baseline:
-            self.saved = False
-        # The last one stays even if its run is over: its widgets are on the page until the next run draws them anew.
-        self._earlier = [
-            earlier for earlier in self._earlier if earlier.run() is not None or earlier is self._earlier[-1]
-        ]
-        self._earlier = [*self._earlier[-7:], Earlier(self.obj, before, self.run)]
+        self.is_touched |= before != self._baseline
+        self._part_with(before)
         self.obj = loads(before, view)
         self._baseline = self._dump().data
+
+    def _part_with(self, data: bytes) -> None:
+        self._earlier = [*self._earlier[1 - _MOST_EARLIER :], Earlier(self.obj, data, self.caller.run)]
+
+    def forget_before(self, run: weakref.ref[Any]) -> None:
+        """Drops what runs before this one had: none of their widgets is left on the page.
+
+        A run that was interrupted has not drawn all of its widgets: those of the run before it stay, with callbacks
+        that hold the object of that run.
+        """
+        self._earlier = [earlier for earlier in self._earlier if earlier.run == run or earlier.run() is not None]
 
     def _grow(self, view: View, factory: Callable[[], Any]) -> None:
         known = self._references.keys() | {FACTORY}
@@ -156,9 +240,9 @@ class Live:
             try:
                 now = dumps(earlier.obj).data
                 if now != earlier.data:
-                    theirs, base = loads(now, self.view), loads(earlier.data, self.view)
+                    theirs, base = loads(now, self.caller.view), loads(earlier.data, self.caller.view)
                     self.obj, lost = merge(base, self.obj, theirs)
-                    self.saved, earlier.data = False, now
+                    self.is_touched, earlier.data = True, now
                     _warn_of_lost(lost)
             except (UnpicklableError, UnrestorableError) as error:
                 self._earlier.remove(earlier)

@@ -105,7 +105,7 @@ def _is_made_of_attributes(value: Any) -> bool:
 def _tells_equals(members: Iterable[Any]) -> bool:
     # Where a copy's members are others than the original's, all of them would be taken for added.
     by_identity: Any = object.__hash__
-    return all(type(member).__hash__ is not by_identity for member in members)
+    return all(type(member).__hash__ is not by_identity for member in list(members))
 
 
 def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> list[str]:
@@ -121,8 +121,9 @@ def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> li
 
 
 def _fields(obj: Any) -> dict[_Field, Any]:
-    items = {_Field(key, is_key=True): value for key, value in obj.items()} if isinstance(obj, dict) else {}
-    return items | {_Field(name, is_key=False): getattr(obj, name) for name in attributes_of(obj)}
+    # A list of the items, at once: another thread may change the dict meanwhile.
+    items = {_Field(key, is_key=True): value for key, value in list(obj.items())} if isinstance(obj, dict) else {}
+    return items | {_Field(name, is_key=False): getattr(obj, name, _MISSING) for name in attributes_of(obj)}
 
 
 def _set_field(obj: Any, field: _Field, value: Any) -> None:
@@ -182,14 +183,16 @@ def _same(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:  # noqa: PLR
 
 def _same_parts(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(value, other[key], met) for key, value in one.items())
-    return len(one) == len(other) and all(_same(a, b, met) for a, b in zip(one, other, strict=True))
+        return one.keys() == other.keys() and all(
+            _same(value, other.get(key, _MISSING), met) for key, value in list(one.items())
+        )
+    return len(one) == len(other) and all(_same(a, b, met) for a, b in zip(list(one), list(other), strict=False))
 
 
 def _same_attributes(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
     names = attributes_of(one)
     return {*names} == {*attributes_of(other)} and all(
-        _same(getattr(one, name), getattr(other, name), met) for name in names
+        _same(getattr(one, name, _MISSING), getattr(other, name, _MISSING), met) for name in names
     )
 
 

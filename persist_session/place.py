@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -38,6 +39,15 @@ class Saved:
     saved_at: float | None = None
     expires_at: float | None = None
 
+    @property
+    def is_expired(self) -> bool:
+        """Whether its time is over, so that it is not served any more."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+    def is_aging(self, max_age: float) -> bool:
+        """Whether half of its time is over, so that a visit is a reason to renew it."""
+        return self.expires_at is not None and self.expires_at - time.time() < max_age / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -47,6 +57,23 @@ class Place:
     keys: Keys
     name: str
     record_key: str
+
+    def version(self) -> str | None:
+        """The version of the record as it is now, None if there is none.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        return self.store.version(self.name, self.record_key)
+
+    def lock(self, timeout: float) -> AbstractContextManager[None]:
+        """Holds the record's lock over a block.
+
+        Raises:
+            LockTimeoutError: Another block held it for `timeout` seconds.
+            StoreError: The store failed.
+        """
+        return self.store.lock(self.name, self.record_key, timeout=timeout)
 
     def read(self, max_age: float) -> tuple[bytes | Absence, Saved]:
         """The payload, or why there is none, and what the next write is to be based on.
@@ -91,6 +118,17 @@ class Place:
             expires_at=record.expires_at,
         )
         return Saved(record.version, record.lineage, record.saved_at, record.expires_at) if written else None
+
+    def renew(self, saved: Saved, max_age: float) -> Saved:
+        """Gives the record its whole time again, and returns what the next save is based on.
+
+        Raises:
+            StoreError: The store failed; the old record is still there.
+        """
+        payload, found = self.read(max_age)
+        if isinstance(payload, Absence) or found.version != saved.version:
+            return saved  # somebody was faster: the next entry sees it
+        return self.write(payload, found, max_age) or saved
 
     def set_aside(self, version: str, max_age: float) -> None:
         """Takes the record out of use, if it still has this version, and keeps its bytes for `max_age` seconds."""

@@ -23,6 +23,7 @@ SameSite = Literal["lax", "strict", "none"]
 
 DEFAULT_MAX_AGE = 30 * 24 * 3600.0
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
+DEFAULT_LOCK_TIMEOUT = 10.0
 # Browsers cap a cookie's age at 400 days (RFC 6265bis, section 5.5): a longer promise would not be kept.
 LONGEST_MAX_AGE = 400 * 24 * 3600.0
 
@@ -43,6 +44,7 @@ class Settings:
     path: str | None
     ask_browser: bool
     max_bytes: int
+    lock_timeout: float
 
 
 def configure(  # noqa: PLR0913 (one per setting, all optional)
@@ -56,6 +58,7 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
     path: str | None = None,
     ask_browser: bool | None = None,
     max_bytes: int | None = None,
+    lock_timeout: float | None = None,
 ) -> None:
     """Settings for the whole process, above environment and secrets; to repeat the same values does nothing.
 
@@ -71,6 +74,7 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
         path: The cookie's path; by default the server's base URL path.
         ask_browser: Whether a tab whose handshake brought no valid cookie asks the browser for one.
         max_bytes: The largest pickle of one state.
+        lock_timeout: Seconds that a block with `exclusive=True` waits for another one; default 10.
 
     Raises:
         ConfigurationError: A value makes no sense.
@@ -113,13 +117,14 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
     values |= _configured
     return Settings(
         keys=keys.derive(values.get("secret_keys") or (keys.load_or_make(_home()),)),
-        store=values.get("store") or _default_store(values.get("app") or _app_name(script)),
+        store=values["store"] if "store" in values else _default_store(values.get("app") or _app_name(script)),
         max_age=values.get("max_age", DEFAULT_MAX_AGE),
         same_site=values.get("same_site", "lax"),
         secure=values.get("secure"),
         path=values.get("path"),
         ask_browser=values.get("ask_browser", True),
         max_bytes=values.get("max_bytes", DEFAULT_MAX_BYTES),
+        lock_timeout=values.get("lock_timeout", DEFAULT_LOCK_TIMEOUT),
     )
 
 
@@ -135,6 +140,19 @@ def _home() -> Path:
             "There is no home folder to keep the key and the records in; set HOME, or both PERSIST_SESSION_SECRET_KEYS "
             "and PERSIST_SESSION_STORE."
         ) from error
+
+
+def configured_stores() -> list[Store]:
+    """The store of `configure` or the environment; where none is set, the default stores of all apps of this user.
+
+    Raises:
+        ConfigurationError: The store can't be used.
+    """
+    text = os.environ.get(_variable("store"))
+    if "store" in _configured or text:
+        return [_configured["store"] if "store" in _configured else _store(text)]
+    home = _home()
+    return [_default_store(app.name) for app in sorted(home.iterdir()) if app.is_dir()] if home.is_dir() else []
 
 
 def _default_store(app: str) -> Store:
@@ -217,11 +235,11 @@ def _secret_keys(value: Any) -> tuple[str, ...]:
 def _store(value: Any) -> Store:
     if isinstance(value, str):
         return _opened(value)
-    if isinstance(value, Store):
+    if isinstance(value, Store) and not isinstance(value, type):
         return value
     raise ConfigurationError(
-        "store must be a Store (read, write, delete, set_aside) or a URL such as file:///srv/state, "
-        f"not a {type(value).__name__}."
+        "store must be a Store (an instance, with all methods of persist_session.Store) or a URL such as "
+        f"file:///srv/state, not a {type(value).__name__}."
     )
 
 
@@ -260,4 +278,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "path": _path,
     "ask_browser": _boolean("ask_browser"),
     "max_bytes": _size,
+    "lock_timeout": lambda value: seconds("lock_timeout", value),
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
 from persist_session.pickling import attributes_of, instances
-from persist_session.view import Reference, View
+from persist_session.view import Reference, View, unwrapped
 
 FACTORY: Reference = ("", "factory")
 """Stands for the factory among the names of the shapes."""
@@ -20,12 +21,13 @@ _shapes: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def shape(target: Any) -> str:
-    """A short digest that changes whenever the code of a class or function, or a class's annotations, change.
+    """A short digest of the names and strings in the code of a class or function: no new attribute without a new one.
 
-    Nothing tells from outside which attributes a method sets. That the code is the same tells that none is new.
+    Nothing tells from outside which attributes a method sets, and what it sets it calls by a name.
     """
+    target = unwrapped(target)
     if not isinstance(target, type):
-        return _digest(_code_facts(getattr(target, "__code__", None)))
+        return _digest(_code_facts(_code_of(target)))
     if target not in _shapes:
         _shapes[target] = _digest([fact for base in target.__mro__[:-1] for fact in _class_facts(base)])
     return _shapes[target]
@@ -92,7 +94,14 @@ def _class_facts(base: type) -> Iterator[object]:
     yield sorted(base.__dict__.get("__dataclass_fields__", ()))
     yield sorted(base.__dict__.get("__pydantic_fields__", ()))
     for value in base.__dict__.values():
-        yield from _code_facts(getattr(value, "__code__", None))
+        for function in (value.fget, value.fset) if isinstance(value, property) else (value,):
+            yield from _code_facts(_code_of(function))
+
+
+def _code_of(function: Any) -> CodeType | None:
+    target = unwrapped(function)
+    code = getattr(inspect.unwrap(target) if callable(target) else target, "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _code_facts(code: CodeType | None) -> list[object]:

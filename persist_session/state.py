@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,19 @@ from typing import Any, Generic, Literal, TypeVar
 
 from persist_session import host
 from persist_session import settings as settings_module
-from persist_session.errors import ConfigurationError
+from persist_session.errors import ConfigurationError, PersistSessionError
 from persist_session.held import Block, Held
+from persist_session.live import Caller
 from persist_session.signing import record_key
 from persist_session.stores.layout import is_name
 from persist_session.tab import tab_of
-from persist_session.transaction import Caller, Options
+from persist_session.transaction import ClearedError, OnConflict, Options
 from persist_session.view import View
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 OnError = Literal["discard", "commit"]
 OnUnloadable = Literal["raise", "fresh"]
 MaxAge = float | timedelta | None
@@ -39,7 +41,7 @@ class StateInfo:
         record_key: Names the record in the store and in logs; None until the browser is known.
         size: Bytes of the pickle that was last loaded or saved; None if no record holds the state.
         saved_at: When the record was written; None if there is none.
-        expires_at: When the record expires if it is not saved again.
+        expires_at: When the record expires if nobody visits.
         cookie: "asking" until the browser is known, "pending" until a handshake shows the cookie, then "seen".
     """
 
@@ -62,7 +64,12 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     Args:
         name: Names the state and its cookie: 1 to 64 letters, digits, `_`, `.` or `-`.
         factory: Makes a fresh state, usually the state's class.
-        max_age: Seconds, or a timedelta, after which a state that was not saved again expires; by default the setting.
+        max_age: Seconds, or a timedelta, after which a state that nobody visits expires; by default the setting.
+        exclusive: Holds a lock of the state over the block, so that no other exclusive block changes it meanwhile;
+            waits for it for up to the setting `lock_timeout`.
+        on_conflict: What is saved where another tab or process saved since this block loaded. "merge" keeps both sides'
+            changes, field by field, and of two changes of one value this block's, with a warning in the log.
+            "overwrite" keeps this side's state, "raise" raises. A function of base, mine and theirs returns it.
         on_error: "commit" saves what the block changed even if it is left by an exception.
         on_unloadable: "fresh" serves a fresh state, and keeps the old record aside, where that can't be loaded.
 
@@ -71,22 +78,28 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         UnloadableStateError: The record is intact, but a class in it is gone.
         UnpicklableStateError: The state holds something that can't be saved.
         StateTooLargeError: The state is larger than the setting `max_bytes`.
+        StateConflictError: Another tab or process changed it too, and `on_conflict` is "raise".
+        LockTimeoutError: Another exclusive block did not end in time.
         StoreError: The store failed; the old record is still there.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one per option, all optional)
         self,
         name: str,
         factory: Callable[[], T],
         *,
         max_age: MaxAge = None,
+        exclusive: bool = False,
+        on_conflict: OnConflict = "merge",
         on_error: OnError = "discard",
         on_unloadable: OnUnloadable = "raise",
     ) -> None:
-        _check_arguments(name, factory, on_error, on_unloadable)
+        _check_arguments(name, factory, on_error, on_unloadable, on_conflict)
         self._name = name
         self._factory = factory
         self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
+        self._exclusive = exclusive
+        self._on_conflict = on_conflict
         self._on_error = on_error
         self._on_unloadable = on_unloadable
         # A block that is made once, in an imported module, is entered by the threads of all visitors.
@@ -99,15 +112,9 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             state = self._factory()
             self._open[threading.get_ident()].append(None)
             return state
-        held = self._meet(run)
-        with held.lock:
-            block = held.blocks.get(threading.get_ident())
-            if block is None:
-                block = held.blocks[threading.get_ident()] = Block(held.bring(self._caller(run)), run.mark)
-            else:
-                block.depth += 1
+        held = self._at_home(run, self._open_block)
         self._open[threading.get_ident()].append(held)
-        obj: T = block.obj
+        obj: T = held.blocks[threading.get_ident()].obj
         return obj
 
     def load(self) -> T:
@@ -116,31 +123,63 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         if run is None:
             _warn_outside(self._name)
             return self._factory()
+        obj: T = self._at_home(run, self._load)
+        return obj
+
+    def _at_home(self, run: host.Run, enter: Callable[[Held, host.Run], R]) -> R:
+        """What `enter` returns for what the tab holds; once more, where the state turns out to be cleared elsewhere."""
         held = self._meet(run)
+        try:
+            return enter(held, run)
+        except ClearedError:
+            with held.lock:
+                held.let_go()
+            return enter(self._meet(run), run)
+
+    def _open_block(self, held: Held, run: host.Run) -> Held:
+        thread = threading.get_ident()
+        if (block := held.blocks.get(thread)) is not None:
+            if self._exclusive and not block.is_exclusive:
+                raise ConfigurationError(
+                    f"A block of the state {self._name!r} with exclusive=True is inside of one without, which has "
+                    "loaded the state already; put exclusive=True at the outer one."
+                )
+            block.depth += 1
+            return held
+        with contextlib.ExitStack() as lock:
+            if self._exclusive:
+                lock.enter_context(held.exclusively())
+            with held.lock:
+                obj = held.bring(self._caller(run))
+                before = held.snapshot() if held.blocks else None
+                held.blocks[thread] = Block(obj, run.mark, before, lock.pop_all(), self._exclusive)
+        return held
+
+    def _load(self, held: Held, run: host.Run) -> Any:
         with held.lock:
             block = held.blocks.get(threading.get_ident())
-            obj: T = block.obj if block is not None else held.bring(self._caller(run))
-            return obj
+            return block.obj if block is not None else held.bring(self._caller(run))
 
     def _caller(self, run: host.Run) -> Caller:
         return Caller(View(host.caller_namespaces(), self._factory), self._factory, run.mark)
 
     def _meet(self, run: host.Run) -> Held:
         """What the tab holds of the state, bound to the browser as far as it is known."""
-        tab = tab_of(run)
         settings = settings_module.resolve(run.script, host.secrets)
         max_age = settings.max_age if self._max_age is None else self._max_age
-        held = tab.hold(self._name)
+        held = tab_of(run).hold(self._name)
         with held.lock:
+            if held.run != run.mark:
+                _watch(run, held)
             held.asked_by(
                 self._factory,
                 run.mark,
-                Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable),
+                Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable, self._on_conflict),
                 settings,
             )
-            held.binding.bind(tab.question, settings, max_age)
+            held.binding.bind(settings, max_age)
         # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
-        held.binding.talk(tab.question, settings, max_age, run.mark)
+        held.binding.talk(settings, max_age, run.mark)
         return held
 
     def __exit__(
@@ -151,33 +190,49 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             del self._open[threading.get_ident()]
         if held is None:
             return
-        with held.lock:
-            block = held.blocks[threading.get_ident()]
-            block.depth -= 1
-            if not block.depth:
+        block = held.blocks[threading.get_ident()]
+        block.depth -= 1
+        if not block.depth:
+            with block.exclusively, held.lock:
                 del held.blocks[threading.get_ident()]
                 held.leave(block, error)
 
 
-def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool) -> None:
+def _watch(run: host.Run, held: Held) -> None:
+    mark = run.mark
+
+    def end(how: host.Ended) -> None:
+        if how.drew_all:
+            held.ended(mark)
+
+    with contextlib.suppress(PersistSessionError):  # a release that does not tell: objects are held for longer
+        host.at_end_of_run(run, end)
+
+
+def end_of_run(run: host.Run, name: str, block: Block, *, failed: bool) -> None:
     """Saves what the run changed, as the end of a block would; or throws it away, if the run showed an exception.
+
+    Args:
+        run: Any run of the tab.
+        name: The state's.
+        block: What the run got.
+        failed: Whether it showed an exception.
 
     Raises:
         PersistSessionError: See `persistent_state`.
     """
     held = tab_of(run).held.get(name)
-    if held is None:
-        return
-    with held.lock:
-        if held.live is not None:
-            held.leave(Block(held.live.obj, mark), Exception() if failed else None)
+    if held is not None:
+        with held.lock:
+            held.leave(block, Exception() if failed else None)
 
 
-def load_state(
+def load_state(  # noqa: PLR0913 (see persistent_state)
     name: str,
     factory: Callable[[], T],
     *,
     max_age: MaxAge = None,
+    on_conflict: OnConflict = "merge",
     on_error: OnError = "discard",
     on_unloadable: OnUnloadable = "raise",
 ) -> T:
@@ -189,6 +244,7 @@ def load_state(
         name: See `persistent_state`.
         factory: See `persistent_state`.
         max_age: See `persistent_state`.
+        on_conflict: See `persistent_state`.
         on_error: Kept for blocks of this name; loading alone has nothing to throw away.
         on_unloadable: See `persistent_state`.
 
@@ -196,9 +252,12 @@ def load_state(
         ConfigurationError: See `persistent_state`.
         UnloadableStateError: See `persistent_state`.
         UnpicklableStateError: See `persistent_state`.
+        StateConflictError: See `persistent_state`.
         StoreError: The store failed.
     """
-    return persistent_state(name, factory, max_age=max_age, on_error=on_error, on_unloadable=on_unloadable).load()
+    return persistent_state(
+        name, factory, max_age=max_age, on_conflict=on_conflict, on_error=on_error, on_unloadable=on_unloadable
+    ).load()
 
 
 def save_state(name: str, state: object) -> None:
@@ -214,6 +273,7 @@ def save_state(name: str, state: object) -> None:
         ConfigurationError: This tab never loaded the name.
         UnpicklableStateError: See `persistent_state`.
         StateTooLargeError: See `persistent_state`.
+        StateConflictError: See `persistent_state`.
         StoreError: The store failed; the old record is still there.
     """
     check_name(name)
@@ -225,7 +285,10 @@ def save_state(name: str, state: object) -> None:
     if held is None or held.factory is None:
         raise ConfigurationError(f"The state {name!r} was never loaded in this tab; call load_state before save_state.")
     with held.lock:
-        held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
+        try:
+            held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
+        except ClearedError:
+            held.let_go()
 
 
 def clear_cookie_state(name: str) -> None:
@@ -252,9 +315,9 @@ def clear_cookie_state(name: str) -> None:
     with held.lock:
         if held.is_cleared:
             return  # another run was faster
-        held.binding.bind(tab.question, settings, max_age)
+        held.binding.bind(settings, max_age)
         successor = tab.held[name] = held.clear(settings, max_age)
-    successor.binding.talk(tab.question, settings, max_age, run.mark)
+    successor.binding.talk(settings, max_age, run.mark)
 
 
 def state_info(name: str) -> StateInfo | None:
@@ -297,7 +360,9 @@ def check_name(name: object) -> None:
         )
 
 
-def _check_arguments(name: object, factory: object, on_error: object, on_unloadable: object) -> None:
+def _check_arguments(
+    name: object, factory: object, on_error: object, on_unloadable: object, on_conflict: object
+) -> None:
     check_name(name)
     if not callable(factory):
         raise ConfigurationError(
@@ -306,6 +371,11 @@ def _check_arguments(name: object, factory: object, on_error: object, on_unloada
         )
     if on_error not in ("discard", "commit"):
         raise ConfigurationError(f"on_error must be 'discard' or 'commit', not {on_error!r}.")
+    if on_conflict not in ("merge", "overwrite", "raise") and not callable(on_conflict):
+        raise ConfigurationError(
+            "on_conflict must be 'merge', 'overwrite', 'raise' or a function of base, mine and theirs, "
+            f"not {on_conflict!r}."
+        )
     if on_unloadable not in ("raise", "fresh"):
         raise ConfigurationError(f"on_unloadable must be 'raise' or 'fresh', not {on_unloadable!r}.")
 

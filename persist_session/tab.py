@@ -19,7 +19,7 @@ class Tab:
 
     def hold(self, name: str) -> Held:
         """What the tab holds of this name, from now on at least."""
-        return self.held.setdefault(name, Held(name, Binding(name)))
+        return self.held.setdefault(name, Held(name, Binding(name, self.question)))
 
 
 def tab_of(run: Run) -> Tab:

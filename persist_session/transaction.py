@@ -1,24 +1,32 @@
-"""Load, adopt and commit: the way between the live object and its record. Knows nothing of Streamlit."""
+"""Load, catch up and commit: the way between the live object and its record. Knows nothing of Streamlit."""
 
 from __future__ import annotations
 
 import logging
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from persist_session.errors import StateTooLargeError, StoreError, UnloadableStateError, UnpicklableStateError
-from persist_session.live import Live
+from persist_session.errors import (
+    ConfigurationError,
+    StateConflictError,
+    StateTooLargeError,
+    StoreError,
+    UnloadableStateError,
+    UnpicklableStateError,
+)
+from persist_session.live import Caller, Live
 from persist_session.pickling import Pickled, UnpicklableError, loads
 from persist_session.place import Absence, Place, Saved
 from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
-from persist_session.view import UnrestorableError, View
+from persist_session.view import UnrestorableError
 
 _log = logging.getLogger(__name__)
 
 _CONFLICT_RETRIES = 100
+
+OnConflict = Literal["merge", "overwrite", "raise"] | Callable[[Any, Any, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +42,20 @@ class Options:
     max_bytes: int
     on_error: Literal["discard", "commit"] = "discard"
     on_unloadable: Literal["raise", "fresh"] = "raise"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks for a state: what it sees, what makes a fresh one, and in which run."""
-
-    view: View
-    factory: Callable[[], Any]
-    run: weakref.ref[Any]
+    on_conflict: OnConflict = "merge"
 
 
 class ClearedError(Exception):
     """The record is gone: another tab cleared it, so a late save must not bring it back."""
 
 
-def fresh(caller: Caller, name: str) -> Live:
-    """A new live object that no record holds."""
-    return _live(caller.factory(), caller, name, saved=False)
+def unsaved(obj: Any, caller: Caller, name: str) -> Live:
+    """A live object that no record holds.
 
-
-def draft(data: bytes, caller: Caller, name: str) -> Live:
-    """A live object that was made in this tab and never saved, as it was then."""
-    return _live(loads(data, caller.view), caller, name, saved=False)
-
-
-def made(obj: Any, caller: Caller, name: str, old: Live | None) -> Live:
-    """A live object that the app puts in the old one's place; what the record holds stays its base."""
-    live = _live(obj, caller, name, saved=False)
-    if old is not None:
-        live.base = old.base
-    return live
+    Raises:
+        UnpicklableStateError: It could not be saved.
+    """
+    return _live(obj, caller, name, saved=False)
 
 
 def load(place: Place, caller: Caller, options: Options) -> tuple[Live | None, Saved]:
@@ -88,8 +79,8 @@ def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, option
         if options.on_unloadable == "raise":
             raise UnloadableStateError(
                 f"The saved state {place.name!r} can't be loaded: {error}. Its record {place.record_key[:8]} "
-                "stays as it is. Bring the class back (under its old name, in the place where it was), or pass "
-                'on_unloadable="fresh" to go on with a fresh state.',
+                "stays as it is. Bring back what is missing (a class under its old name and in its old place, a member "
+                'of an enum, the slots that it had), or pass on_unloadable="fresh" to go on with a fresh state.',
                 name=place.name,
             ) from error
         _log.warning("The saved state %r can't be loaded (%s): it is set aside.", place.name, error)
@@ -102,7 +93,7 @@ def _restored(payload: bytes, saved: Saved, place: Place, caller: Caller, option
 
 def _live(obj: Any, caller: Caller, name: str, *, saved: bool) -> Live:
     try:
-        return Live(obj, caller.view, caller.factory, caller.run, saved=saved)
+        return Live(obj, caller, saved=saved)
     except UnpicklableError as error:
         raise unpicklable(error, name) from error
 
@@ -114,27 +105,6 @@ def unpicklable(error: UnpicklableError, name: str) -> UnpicklableStateError:
         "st.session_state or st.cache_resource, or give their class a __getstate__.",
         name=name,
     )
-
-
-def adopt(live: Live, place: Place, caller: Caller, options: Options) -> tuple[Live, Saved]:
-    """The record's state, with what the visitor did in a tab that did not know it yet.
-
-    Raises:
-        StoreError: The store failed.
-        UnloadableStateError: See `load`.
-    """
-    theirs, saved = load(place, caller, options)
-    if theirs is None:
-        return live, saved
-    if live.is_untouched():
-        return theirs, saved
-    live.bring_over(caller.view, caller.factory, caller.run)
-    # What was done to a fresh state, often by the script's own first lines, is no reason to lose a saved value.
-    for field in live.rebase(theirs.obj, theirs_win=True):
-        _log.warning(
-            "State %r: %s was changed before the saved state was known; the saved value stays.", place.name, field
-        )
-    return live, saved
 
 
 def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
@@ -153,11 +123,11 @@ def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
         if pickled is None:
             return saved
         _check(pickled, live, place.name, options)
-        written = place.write(pack(pickled, live.factory), saved, options.max_age)
+        written = place.write(pack(pickled, live.caller.factory), saved, options.max_age)
         if written is not None:
-            live.commit(pickled)
+            live.note_saved(pickled)
             return written
-        saved = _meet_other_save(live, place, saved, options)
+        saved = catch_up(live, place, saved, options)
     raise StoreError(
         f"The record of state {place.name!r} changed at each of {_CONFLICT_RETRIES} attempts to save it; "
         "find out what writes it all the time."
@@ -172,7 +142,7 @@ def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
             name=name,
         )
     try:
-        again = loads(pickled.data, live.view)
+        again = loads(pickled.data, live.caller.view)
     except UnrestorableError as error:
         raise UnpicklableStateError(
             f"The state {name!r} can be pickled, but not loaded again: {error}. Mend the class that raises this.",
@@ -186,22 +156,67 @@ def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
         )
 
 
-def _meet_other_save(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
-    """Brings in what another tab or process saved meanwhile, and returns what the next attempt is based on."""
+def catch_up(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
+    """Brings in what another tab or process saved meanwhile, and returns what the next save is based on.
+
+    Raises:
+        ClearedError: The record was deleted since it was loaded, or has expired.
+        StoreError: The store failed.
+        StateError: What was saved elsewhere can't be loaded, or both sides changed and `on_conflict` is "raise".
+    """
     payload, found = place.read(options.max_age)
-    if payload is Absence.NEVER and saved.version is not None:
+    is_gone = payload in (Absence.NEVER, Absence.EXPIRED) or saved.lineage != found.lineage
+    if saved.lineage is not None and is_gone and payload is not Absence.BROKEN:
         raise ClearedError
     if isinstance(payload, Absence):
+        live.saved = False
         return found
-    if saved.lineage not in (None, found.lineage):
-        raise ClearedError
-    theirs = _restored(payload, found, place, Caller(live.view, live.factory, live.run), options)
+    if found.version == saved.version:
+        return saved
+    theirs = _restored(payload, found, place, live.caller, options)
     if theirs is None:
+        live.saved = False
         return Saved()
-    _warn_of_lost(live.rebase(theirs.obj), place.name)
+    if live.is_untouched():
+        live.follow(theirs.obj)
+    else:
+        try:
+            _settle(live, theirs, place.name, options, is_late=saved.version is None)
+        except (UnpicklableError, UnrestorableError) as error:
+            raise UnloadableStateError(
+                f"The state {place.name!r} was changed elsewhere at the same time, and the two can't be brought "
+                f"together: {error}. Reload the page; what this side changed is not saved.",
+                name=place.name,
+            ) from error
     return found
 
 
-def _warn_of_lost(fields: list[str], name: str) -> None:
-    for field in fields:
-        _log.warning("State %r: %s was changed elsewhere at the same time; the later change was kept.", name, field)
+def _settle(live: Live, theirs: Live, name: str, options: Options, *, is_late: bool) -> None:
+    """Makes one state of two changed ones: as `on_conflict` says, or, if the record is known only now, theirs first.
+
+    What was done to a fresh state, often by the script's own first lines, is no reason to lose a saved value.
+    """
+    decide = options.on_conflict
+    if decide == "merge" or is_late:
+        said = "before the saved state was known: that stays" if is_late else "elsewhere too: the later change stays"
+        for field in live.rebase(theirs.obj, theirs_win=is_late):
+            _log.warning("State %r: %s was changed %s.", name, field, said)
+    elif decide == "overwrite":
+        live.settle(live.obj, theirs.base)
+    elif decide == "raise":
+        raise StateConflictError(
+            f"The state {name!r} was changed elsewhere at the same time; this side's change is not saved. Load it "
+            'again and repeat the change, or choose another on_conflict than "raise".',
+            name=name,
+            base=live.base_object(),
+            mine=live.obj,
+            theirs=theirs.obj,
+        )
+    else:
+        live.settle(_decided(decide(live.base_object(), live.obj, theirs.obj), live.obj, name), theirs.base)
+
+
+def _decided(obj: Any, mine: Any, name: str) -> Any:
+    if obj is None and mine is not None:
+        raise ConfigurationError(f"on_conflict of the state {name!r} returned None; return the state that is to be.")
+    return obj

@@ -30,7 +30,7 @@ class View:
     """
 
     def __init__(self, namespaces: tuple[dict[str, Any], ...], factory: Callable[[], Any]) -> None:
-        target = _unwrapped(factory)
+        target = unwrapped(factory)
         self._factory_class = target if isinstance(target, type) else None
         self._namespaces = (*namespaces, *_globals_of(target))
 
@@ -129,7 +129,8 @@ def _note_class(kind: type, found: dict[int, Reference]) -> None:
                     _note_class(inner, found)
 
 
-def _unwrapped(factory: Any) -> Any:
+def unwrapped(factory: Any) -> Any:
+    """The class or function behind partials and methods."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     return getattr(factory, "__func__", factory)
@@ -137,7 +138,7 @@ def _unwrapped(factory: Any) -> Any:
 
 def name_of(factory: Any) -> str:
     """What a factory is called, with its module."""
-    target = _unwrapped(factory)
+    target = unwrapped(factory)
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 

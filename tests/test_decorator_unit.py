@@ -402,7 +402,7 @@ def test_an_end_that_fails_is_told_by_the_next_call(run: list[Any], monkeypatch:
             raise error
 
         monkeypatch.setattr(decorator, "end_of_run", fail)
-        run[0](failed=False)
+        run[0](host.Ended(failed=False, drew_all=True))
         with pytest.raises(Exception) as caught:  # noqa: PT011 (compared below)
             Plain()
         assert error in (caught.value, caught.value.__cause__)
@@ -420,7 +420,7 @@ def test_the_failure_is_logged(
 
     Plain()
     monkeypatch.setattr(decorator, "end_of_run", fail)
-    run[0](failed=False)
+    run[0](host.Ended(failed=False, drew_all=True))
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persist_session import UnpicklableStateError, host, load_state, persistent_state
+from persist_session import (
+    StoreError,
+    UnpicklableStateError,
+    clear_cookie_state,
+    host,
+    load_state,
+    persistent_state,
+    save_state,
+)
 from persist_session.host import Run
 from persist_session.settings import Settings
 from support.records import KEYS, CountingStore
@@ -60,6 +68,7 @@ def enter_tab(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tab], None]:
         path=None,
         ask_browser=True,
         max_bytes=10_000,
+        lock_timeout=10.0,
     )
     monkeypatch.setattr(host, "current_run", lambda: getattr(local, "tab", None))
     monkeypatch.setattr(host, "handshake", lambda: None)
@@ -129,6 +138,103 @@ def test_a_state_that_can_not_be_pickled_when_the_browser_answers_is_told_as_suc
     answer(tab)
     with pytest.raises(UnpicklableStateError, match=r"AppState\.items\[0\]"):
         load_state("x", AppState)
+
+
+def boom() -> None:
+    """Leave a block by an exception."""
+    with pytest.raises(ValueError, match="boom"), persistent_state("x", AppState):
+        raise ValueError("boom")
+
+
+def test_an_exception_before_the_browser_is_known_loses_nothing_of_earlier_runs(
+    enter_tab: Callable[[Tab], None],
+) -> None:
+    """What blocks left, and what was saved by hand, comes back; and counts as a change once the record is known."""
+    tab = Tab()
+    enter_tab(tab)
+    with persistent_state("x", AppState) as state:
+        state.items.append(1)
+    boom()
+    assert load_state("x", AppState).items == [1]
+    load_state("x", AppState).items.append(2)
+    save_state("x", load_state("x", AppState))
+    boom()
+    assert load_state("x", AppState).items == [1, 2]
+
+
+def test_another_object_saved_before_the_browser_is_known_is_added_to_the_record(
+    enter_tab: Callable[[Tab], None],
+) -> None:
+    """Though it is what it was when it was put in."""
+    tab, other = Tab(), Tab()
+    enter_tab(other)
+    load_state("x", dict)
+    answer(other)
+    with persistent_state("x", dict) as saved:
+        saved["a"] = 1
+    enter_tab(tab)
+    load_state("x", dict)
+    save_state("x", {"b": 2})
+    answer(tab)
+    assert load_state("x", dict) == {"a": 1, "b": 2}
+
+
+def test_a_save_by_hand_after_an_exception_is_based_on_the_record(enter_tab: Callable[[Tab], None]) -> None:
+    """What another tab saved meanwhile is merged with it."""
+    tab, other = Tab(), Tab()
+    for each in (tab, other):
+        enter_tab(each)
+        load_state("x", dict)
+        answer(each)
+    enter_tab(tab)
+    with persistent_state("x", dict) as state:
+        state["base"] = 0
+    with pytest.raises(ValueError, match="boom"), persistent_state("x", dict):
+        raise ValueError("boom")
+    enter_tab(other)
+    with persistent_state("x", dict) as state:
+        state["other"] = 1
+    enter_tab(tab)
+    save_state("x", {"base": 0, "mine": 2})
+    assert load_state("x", dict) == {"base": 0, "other": 1, "mine": 2}
+
+
+def test_what_a_callback_does_to_the_object_of_a_failed_run_is_kept(enter_tab: Callable[[Tab], None]) -> None:
+    """Its widget is still on the page; what the run itself did to the object is not."""
+    enter_tab(Tab())
+    with persistent_state("x", AppState) as state:
+        state.items.append(1)
+    failed = load_state("x", AppState)
+    failed.other = "gone"  # type: ignore[attr-defined]
+    boom()
+    failed.items.append(3)
+    restored = load_state("x", AppState)
+    assert restored.items == [1, 3]
+    assert not hasattr(restored, "other")
+
+
+def test_where_the_store_fails_nothing_is_cleared(
+    enter_tab: Callable[[Tab], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next load, or the next clear, finds the record."""
+
+    def fail(*_: Any) -> None:
+        raise StoreError("no")
+
+    other, tab = Tab(), Tab()
+    enter_tab(other)
+    load_state("x", dict)
+    answer(other)
+    with persistent_state("x", dict) as state:
+        state["saved"] = 1
+    enter_tab(tab)
+    load_state("x", dict)
+    answer(tab)
+    with monkeypatch.context() as patch:
+        patch.setattr(CountingStore, "delete", fail)
+        with pytest.raises(StoreError):
+            clear_cookie_state("x")
+    assert load_state("x", dict) == {"saved": 1}
 
 
 def answer(tab: Tab) -> None:

@@ -1,4 +1,4 @@
-"""Load, commit, adopt: one write for what changed, none for what did not, and no save that undoes another one."""
+"""Load, commit, catch up: one write for what changed, none for what did not, and no save that undoes another one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 import time_machine
 
 from persist_session.errors import StateTooLargeError, StoreError, UnloadableStateError, UnpicklableStateError
-from persist_session.live import Live
+from persist_session.live import Caller, Live
 from persist_session.place import Absence, Place, Saved
 from persist_session.stores import MemoryStore
-from persist_session.transaction import Caller, ClearedError, Options, adopt, commit, draft, fresh, load, made
+from persist_session.transaction import ClearedError, Options, catch_up, commit, load, unsaved
 from support.records import CountingStore, place
 from support.script import ScriptRun
 
@@ -42,8 +42,12 @@ def script(source: str = SOURCE) -> ScriptRun:
 
 def caller(run: ScriptRun, factory: Any = None) -> Caller:
     """Return who asks in this run."""
-    factory = factory or run.State
-    return Caller(run.view(factory), factory, run.mark)
+    return run.caller(factory or run.State)
+
+
+def fresh(by: Caller) -> Live:
+    """Return a live object that no record holds."""
+    return unsaved(by.factory(), by, NAME)
 
 
 class Tab:
@@ -53,7 +57,7 @@ class Tab:
         self.at = at
         self.run = run or script()
         live, self.saved = load(at, caller(self.run), OPTIONS)
-        self.live: Live = live or fresh(caller(self.run), NAME)
+        self.live: Live = live or fresh(caller(self.run))
 
     @property
     def state(self) -> Any:
@@ -172,7 +176,7 @@ def test_a_factory_whose_state_can_not_be_pickled_is_refused() -> None:
     """At once, and not when the visitor leaves."""
     run = script("class State:\n    def __init__(self): self.f = lambda: 1")
     with pytest.raises(UnpicklableStateError, match=r"State\.f"):
-        fresh(caller(run), NAME)
+        fresh(caller(run))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_a_state_whose_name_means_another_class_by_now_is_refused() -> None:
         return run.Old()
 
     tab = Tab(place(), run)
-    tab.live = fresh(caller(run, make), NAME)
+    tab.live = fresh(caller(run, make))
     with pytest.raises(UnpicklableStateError, match="different names"):
         tab.commit()
 
@@ -477,7 +481,7 @@ def test_nothing_is_unpickled_before_its_seal_was_verified(monkeypatch: pytest.M
     assert at.read(1.0)[0] is Absence.NEVER
 
 
-# --- adopt, draft, made
+# --- catch up, replace
 
 
 def test_an_untouched_state_gives_way_to_the_records() -> None:
@@ -487,7 +491,8 @@ def test_an_untouched_state_gives_way_to_the_records() -> None:
     before.state.count = 5
     before.commit()
     run = script()
-    live, saved = adopt(fresh(caller(run), NAME), at, caller(run), OPTIONS)
+    live = fresh(caller(run))
+    saved = catch_up(live, at, Saved(), OPTIONS)
     assert live.obj.count == 5
     assert commit(live, at, saved, OPTIONS) == saved
     assert store.writes == 1
@@ -501,9 +506,10 @@ def test_what_the_visitor_did_before_the_record_was_known_is_merged() -> None:
     before.state.count = 5
     before.commit()
     first, second = script(), script()
-    live = fresh(caller(first), NAME)
+    live = fresh(caller(first))
     live.obj.items.append(first.Item(2))
-    live, saved = adopt(live, at, caller(second), OPTIONS)
+    live.bring_over(caller(second))
+    saved = catch_up(live, at, Saved(), OPTIONS)
     assert (live.obj.count, [item.n for item in live.obj.items]) == (5, [1, 2])
     assert {type(item) for item in live.obj.items} == {second.Item}
     commit(live, at, saved, OPTIONS)
@@ -514,22 +520,12 @@ def test_without_a_record_the_tabs_own_state_stays() -> None:
     """And is saved."""
     at, store = counting()
     run = script()
-    live = fresh(caller(run), NAME)
+    live = fresh(caller(run))
     live.obj.count = 2
-    same, saved = adopt(live, at, caller(run), OPTIONS)
-    assert same is live
-    commit(same, at, saved, OPTIONS)
+    saved = catch_up(live, at, Saved(), OPTIONS)
+    commit(live, at, saved, OPTIONS)
     assert store.writes == 1
     assert Tab(at).state.count == 2
-
-
-def test_a_draft_comes_back_in_the_classes_of_the_run() -> None:
-    """As it was when it was drawn, and due to be saved."""
-    first, second = script(), script()
-    data = fresh(caller(first), NAME).base
-    live = draft(data, caller(second), NAME)
-    assert type(live.obj) is second.State
-    assert live.change() is not None
 
 
 def test_an_object_in_the_place_of_the_live_one_is_saved_in_its_place() -> None:
@@ -541,7 +537,7 @@ def test_an_object_in_the_place_of_the_live_one_is_saved_in_its_place() -> None:
     other.commit()
     replacement = tab.run.State()
     replacement.count = 9
-    tab.live = made(replacement, caller(tab.run), NAME, tab.live)
+    tab.live.replace(replacement)
     tab.commit()
     later = Tab(at).state
     assert (later.count, later.log) == (9, {"other": 1})

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, runtime_checkable
+
+from persist_session.errors import LockTimeoutError
 
 KEPT_ASIDE = 3
 """How many set-aside records a store keeps per record; the oldest one goes first."""
+
+
+SWEEP_EVERY = 24 * 3600.0
+"""Seconds from one sweep of a store to the next."""
+
+
+def lock_timeout(seconds: float) -> LockTimeoutError:
+    """What a store raises if a lock is not free for so long."""
+    return LockTimeoutError(
+        f"Another block has held the lock of this state for {seconds:g} seconds. Make its block shorter, or "
+        "configure(lock_timeout=...)."
+    )
 
 
 class Stored(NamedTuple):
@@ -54,5 +69,29 @@ class Store(Protocol):
 
         Only if it still has this version: another tab may have mended it meanwhile. Harmless where there is none.
         Only the last few are kept. `delete` erases them.
+        """
+        ...
+
+    def version(self, name: str, key: str) -> str | None:
+        """The record's version, `None` if there is none: what `read` says, for less."""
+        ...
+
+    def lock(self, name: str, key: str, *, timeout: float) -> AbstractContextManager[None]:
+        """Hold the record's lock over a block, against all who share the store; a thread may take it again.
+
+        `read` and `write` do not ask for it. The lock of a process that ends is free.
+
+        Raises `LockTimeoutError` when somebody else held it for `timeout` seconds.
+        """
+        ...
+
+    def claim_sweep(self) -> bool:
+        """Whether it is the caller's turn to call `delete_expired`: once a day for all who share the store."""
+        ...
+
+    def delete_expired(self, *, pause: float = 0.0) -> int:
+        """Remove what has expired, and return how much that was.
+
+        In small steps, each followed by a rest of `pause` times as long as it took.
         """
         ...

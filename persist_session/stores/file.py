@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persist_session.errors import StoreError
+from persist_session.stores.base import SWEEP_EVERY
 from persist_session.stores.durable import (
     STALE_AFTER,
     make_folder,
@@ -21,7 +22,19 @@ from persist_session.stores.durable import (
     sync_folder,
     written_aside,
 )
-from persist_session.stores.layout import LONGEST_FIRST_LINE, asides, first_line, folders, parse, record_path
+from persist_session.stores.layout import (
+    LONGEST_FIRST_LINE,
+    asides,
+    files,
+    first_line,
+    folders,
+    is_expired,
+    locks_folder,
+    parse,
+    record_path,
+    shards,
+)
+from persist_session.stores.locks import file_lock
 from persist_session.stores.trust import is_group_writable, require_not_world_writable, require_private
 
 if TYPE_CHECKING:
@@ -31,9 +44,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Shared by all stores of the process, because two of them may have one root. A fixed number, because a lock
-# for each record would pile up.
-_LOCKS = tuple(threading.Lock() for _ in range(64))
+# Fixed numbers, because a lock for each record would pile up. Two records with one lock wait for each other: for the
+# short while of a rename, or, rarely, for the whole of an exclusive block.
+_WRITE_LOCKS = 64
+_BLOCK_LOCKS = 1024
 
 
 class FileStore:
@@ -138,6 +152,76 @@ class FileStore:
                 os.utime(asides(path)[0], (expires_at, expires_at), follow_symlinks=False)
             sync_folder(path.parent)
 
+    def version(self, name: str, key: str) -> str | None:
+        """The record's version, `None` if there is none; takes one short read.
+
+        Not only a stat: it could not tell two writes in one tick of the clock, and network file systems answer it from
+        a cache.
+
+        Raises:
+            StoreError: The file can't be read.
+        """
+        with self._failures("read"):
+            return _version_at(record_path(self._root, name, key))
+
+    @contextlib.contextmanager
+    def lock(self, name: str, key: str, *, timeout: float) -> Iterator[None]:  # noqa: ARG002 (keys differ by name)
+        """Hold the record's lock over a block, against threads and processes; a thread may take it again.
+
+        Raises:
+            LockTimeoutError: Somebody else held it for `timeout` seconds.
+            StoreError: The lock's file can't be made.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._failures("lock"):
+                stack.enter_context(self._lock(f"block-{int(key[:8], 16) % _BLOCK_LOCKS:03x}.lock", timeout))
+            yield
+
+    def claim_sweep(self) -> bool:
+        """Whether it is the caller's turn to remove what has expired: once a day for all who share the folder.
+
+        Raises:
+            StoreError: The folder can't be written.
+        """
+        with self._failures("sweep"):
+            mark = locks_folder(self._root) / "swept"
+            if not self._root.is_dir() or _age(mark) < SWEEP_EVERY:
+                return False
+            with self._lock("sweep.lock", -1):
+                if _age(mark) < SWEEP_EVERY:
+                    return False
+                mark.touch(mode=0o600)
+                os.utime(mark)
+                return True
+
+    def delete_expired(self, *, pause: float = 0.0) -> int:
+        """Remove expired records, what was set aside until now, and what killed writers left; return their number.
+
+        Args:
+            pause: How long to rest after each folder, as a multiple of the time that the folder took.
+
+        Raises:
+            StoreError: A file can't be removed.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        removed = 0
+        with self._failures("sweep"):
+            for folder in shards(self._root):
+                started = time.monotonic()
+                self._judge(folder)
+                removed += sum(self._remove_if_expired(path) for path in files(folder))
+                time.sleep(pause * (time.monotonic() - started))
+        return removed
+
+    def _remove_if_expired(self, path: Path) -> bool:
+        if not is_expired(path):
+            return False
+        with self._one_at_a_time(path.name):
+            if not is_expired(path):  # a visitor came meanwhile
+                return False
+            path.unlink(missing_ok=True)
+        return True
+
     def _make_folders(self, path: Path) -> None:
         for folder in folders(self._root, path):
             make_folder(folder)
@@ -171,10 +255,17 @@ class FileStore:
             remove_stale(folder)
             self._swept[folder] = now
 
+    def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """One thread of one process at a time compares and renames a record."""
+        return self._lock(f"write-{int(key[:4], 16) % _WRITE_LOCKS:02x}.lock", -1)
+
     @contextlib.contextmanager
-    def _one_at_a_time(self, key: str) -> Iterator[None]:
-        """One thread at a time compares and renames a record. A lock between processes has its place here."""
-        with _LOCKS[int(key[:4], 16) % len(_LOCKS)]:
+    def _lock(self, file: str, timeout: float) -> Iterator[None]:
+        folder = locks_folder(self._root)
+        for each in (self._root, folder):
+            make_folder(each)
+            self._judge(each)
+        with file_lock(folder / file, timeout):
             yield
 
     @contextlib.contextmanager
@@ -186,6 +277,13 @@ class FileStore:
                 f"Could not {action} a record in {self._root}: {error.strerror or type(error).__name__}. "
                 "Check that the disk has room, and that the user who runs the app can write the folder."
             ) from error
+
+
+def _age(mark: Path) -> float:
+    try:
+        return time.time() - mark.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _version_at(path: Path) -> str | None:

@@ -3,6 +3,7 @@ r"""How records lie on the disk: names of files, and the line that each begins w
     <root>/<name>/<2 hex>/<record key>.pickle     "persist-session 1 <version> <expires at>\n", sealed bytes
     <root>/<name>/<2 hex>/<record key>.<n>.aside  set aside, 0 is the newest; modified at: when it expires
     <root>/<name>/<2 hex>/<record key>.<...>.tmp  being written; an hour later: left by a killed writer
+    <root>/.locks/                                the locks' files, a fixed number, and when was swept last
 
 The first line serves compare-and-swap and expiry, which must work without a key. It is not sealed and need
 not be: whoever can edit it can delete the file as well. The sealed bytes carry version and expiry too.
@@ -11,22 +12,27 @@ not be: whoever can edit it can delete the file as well. The sealed bytes carry 
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persist_session.errors import ConfigurationError
 from persist_session.stores.base import KEPT_ASIDE, Stored
+from persist_session.stores.durable import STALE_AFTER, open_regular
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 LONGEST_FIRST_LINE = 64
 """Bytes of a file that are surely enough for `parse` to find the version."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(r"[0-9a-f]{64}\.(pickle|[0-9]\.aside|[0-9a-f]{16}\.tmp)")
 _VERSION = re.compile(r"[0-9a-f]{16}")
-_FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) -?[0-9]{1,20}\n")
+_FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) (-?[0-9]{1,20})\n")
 
 
 def is_name(text: object) -> bool:
@@ -75,3 +81,33 @@ def parse(content: bytes) -> Stored:
     """The sealed bytes and the version in `content`; all of it and `""` if its first line is damaged."""
     line = _FIRST_LINE.match(content)
     return Stored(content[line.end() :], line[1].decode()) if line else Stored(content, "")
+
+
+def locks_folder(root: Path) -> Path:
+    """Where the locks' files lie."""
+    return root / ".locks"
+
+
+def shards(root: Path) -> Iterator[Path]:
+    """The folders that hold records, one after the other."""
+    for pattern in ("*/[0-9a-f][0-9a-f]", ".*/[0-9a-f][0-9a-f]"):
+        yield from (folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """The files of a shard; those that are removed meanwhile may be missing."""
+    with os.scandir(folder) as entries:
+        yield from (Path(entry.path) for entry in entries if _FILE.fullmatch(entry.name))
+
+
+def is_expired(path: Path) -> bool:
+    """Whether nobody needs the file any more. One whose first line is damaged is kept: it is for `read` to say so."""
+    try:
+        if path.suffix == ".pickle":
+            with open_regular(path) as file:
+                line = _FIRST_LINE.match(file.read(LONGEST_FIRST_LINE))
+            return line is not None and int(line[2]) < time.time()
+        modified = path.lstat().st_mtime
+    except FileNotFoundError:
+        return False
+    return modified < time.time() - (STALE_AFTER if path.suffix == ".tmp" else 0)

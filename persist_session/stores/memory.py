@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
 
-from persist_session.stores.base import KEPT_ASIDE, Stored
+from persist_session.stores.base import KEPT_ASIDE, SWEEP_EVERY, Stored, lock_timeout
 
 
 class MemoryStore:
@@ -21,6 +25,9 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[tuple[str, str], Stored] = {}
+        self._expiry: dict[tuple[str, str], float] = {}
+        self._locks = tuple(threading.RLock() for _ in range(1024))
+        self._swept_at = -math.inf
         self._aside: defaultdict[tuple[str, str], deque[bytes]] = defaultdict(lambda: deque(maxlen=KEPT_ASIDE))
 
     def read(self, name: str, key: str) -> Stored | None:
@@ -36,7 +43,7 @@ class MemoryStore:
         *,
         version: str,
         based_on: str | None,
-        expires_at: float,  # noqa: ARG002 (a store may keep a record for longer)
+        expires_at: float,
     ) -> bool:
         """Whether the record was written: only if the one there still has the version `based_on`."""
         with self._lock:
@@ -44,6 +51,7 @@ class MemoryStore:
             if (found.version if found else None) != based_on:
                 return False
             self._records[name, key] = Stored(data, version)
+            self._expiry[name, key] = expires_at
             return True
 
     def delete(self, name: str, key: str) -> None:
@@ -59,3 +67,39 @@ class MemoryStore:
             if found and found.version == version:
                 del self._records[name, key]
                 self._aside[name, key].append(found.data)
+
+    def version(self, name: str, key: str) -> str | None:
+        """The record's version, `None` if there is none."""
+        found = self.read(name, key)
+        return found.version if found else None
+
+    @contextlib.contextmanager
+    def lock(self, name: str, key: str, *, timeout: float) -> Iterator[None]:
+        """Hold the record's lock over a block; a thread may take it again.
+
+        Raises:
+            LockTimeoutError: Somebody else held it for `timeout` seconds.
+        """
+        lock = self._locks[hash((name, key)) % len(self._locks)]
+        if not lock.acquire(timeout=timeout):
+            raise lock_timeout(timeout)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def claim_sweep(self) -> bool:
+        """Whether it is the caller's turn to call `delete_expired`: once a day."""
+        with self._lock:
+            is_due = time.time() - self._swept_at > SWEEP_EVERY
+            if is_due:
+                self._swept_at = time.time()
+            return is_due
+
+    def delete_expired(self, *, pause: float = 0.0) -> int:  # noqa: ARG002 (it takes no time)
+        """Remove what has expired, and return how much that was."""
+        with self._lock:
+            expired = [place for place in self._records if self._expiry[place] < time.time()]
+            for place in expired:
+                del self._records[place], self._expiry[place]
+            return len(expired)

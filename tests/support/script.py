@@ -7,6 +7,7 @@ import types
 import weakref
 from typing import Any
 
+from persist_session.live import Caller
 from persist_session.pickling import dumps, loads
 from persist_session.view import View
 
@@ -37,6 +38,10 @@ class ScriptRun:
     def view(self, factory: Any = dict) -> View:
         """What the library sees in this run."""
         return View((self.namespace,), factory)
+
+    def caller(self, factory: Any = dict) -> Caller:
+        """Who asks for a state in this run."""
+        return Caller(self.view(factory), factory, self.mark)
 
     def load(self, data: bytes, factory: Any = dict) -> Any:
         """What this run makes of a pickle."""

@@ -1,0 +1,52 @@
+"""Removes what has expired, in the background, while visitors go on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from persist_session.errors import PersistSessionError
+from persist_session.settings import configured_stores
+from persist_session.stores import Store, open_store
+
+_log = logging.getLogger(__name__)
+
+# How long the sweeper rests after each folder, as a multiple of the time that it took: most of a core is the visitors'.
+_PAUSE = 3.0
+_LOOK_EVERY = 3600.0
+
+_looked_at: dict[int, float] = {}
+_guard = threading.Lock()
+
+
+def sweep_if_due(store: Store) -> None:
+    """Starts a sweep in a thread of its own where the store's last one was a day ago; returns at once."""
+    now = time.monotonic()
+    with _guard:
+        if now - _looked_at.get(id(store), -_LOOK_EVERY) < _LOOK_EVERY:
+            return
+        _looked_at[id(store)] = now
+    threading.Thread(target=_sweep, args=(store,), name="persist-session-sweep", daemon=True).start()
+
+
+def _sweep(store: Store) -> None:
+    try:
+        if store.claim_sweep():
+            _log.info("Expired states removed: %d", store.delete_expired(pause=_PAUSE))
+    except PersistSessionError as error:
+        _log.error("Expired states could not be removed: %s", error)
+
+
+def delete_expired(store: Store | str | None = None) -> int:
+    """Removes expired states now, and returns how many files or records that were; for a cron job.
+
+    Args:
+        store: A store or its URL. By default the configured one, else the default stores of all apps of this user.
+
+    Raises:
+        ConfigurationError: The store can't be used.
+        StoreError: The store failed.
+    """
+    given = [open_store(store) if isinstance(store, str) else store] if store is not None else configured_stores()
+    return sum(each.delete_expired() for each in given)
