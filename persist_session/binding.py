@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,13 +47,20 @@ class Binding:
         """Whether a cookie was issued that no handshake has shown yet."""
         return self._cookie is not None
 
-    def bind(self, settings: Settings, max_age: float) -> None:
-        """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one."""
-        with self._lock:  # two runs of a tab may come at once
-            self._bind(settings, max_age)
+    def bind(self, settings: Settings, max_age: float, is_current: Callable[[], bool] = lambda: False) -> None:
+        """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one.
 
-    def _bind(self, settings: Settings, max_age: float) -> None:
-        self._renew(settings, max_age)
+        Args:
+            settings: The settings in force.
+            max_age: Seconds until the cookie expires.
+            is_current: Whether an id that the tab is bound to is surely still the browser's, and may be signed anew.
+        """
+        with self._lock:  # two runs of a tab may come at once
+            self._bind(settings, max_age, is_current)
+
+    def _bind(self, settings: Settings, max_age: float, is_current: Callable[[], bool]) -> None:
+        if self._is_aging(max_age) and is_current():
+            self._sign(settings, max_age)
         if self.session_id is not None and not self.is_pending:
             return
         shaken = host.handshake()
@@ -74,7 +82,7 @@ class Binding:
             return
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
         # again would only turn the two tabs against each other.
-        self._cookie = None
+        self._cookie, self._signed_at = None, math.inf
         if self.session_id in (None, signed.session_id):
             self._find(signed, settings, max_age)
 
@@ -95,16 +103,16 @@ class Binding:
             self.issue(settings, max_age)
         else:
             self.session_id, self._signed_at = signed.session_id, signed.signed_at
-            self._renew(settings, max_age)
+            if self._is_aging(max_age):
+                self._sign(settings, max_age)
 
-    def _renew(self, settings: Settings, max_age: float) -> None:
-        """Signs the id anew once half of the cookie's time is over."""
-        if self._cookie is None and time.time() - self._signed_at > max_age / 2:
-            self._sign(settings, max_age)
+    def _is_aging(self, max_age: float) -> bool:
+        """Whether half of the cookie's time is over, so that its id is to be signed anew."""
+        return time.time() - self._signed_at > max_age / 2
 
     def issue(self, settings: Settings, max_age: float) -> None:
         """Binds the tab to a new id, whose cookie is to be sent."""
-        self.session_id = new_session_id()
+        self.session_id, self._is_cleared = new_session_id(), False  # what is found later was made after the clearing
         self._sign(settings, max_age)
 
     def _sign(self, settings: Settings, max_age: float) -> None:
@@ -132,6 +140,7 @@ class Binding:
             self.question,
             retired=self.retired | {self.session_id} if self.session_id is not None else self.retired,
             _is_cleared=self.session_id is None,
+            _is_outdated=self._is_outdated,
             _sent_in=self._sent_in if self._times_sent <= 1 else None,
         )
 

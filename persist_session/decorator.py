@@ -6,7 +6,6 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
@@ -72,8 +71,6 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
             the class was called with other arguments before in the same run.
         PersistSessionError: A call of the class raises what the end of the tab's last run met when it saved.
     """
-    if isinstance(name, (type, FunctionType)):
-        raise ConfigurationError('@persist needs a name: write @persist("app-state").')
     check_name(name)
 
     def decorate(target: Any) -> Any:

@@ -138,9 +138,12 @@ class Held:
             return self.bring(caller)
         return self.live.obj
 
+    def is_current(self) -> bool:
+        """Whether the record is as this tab saw it last: neither written nor cleared elsewhere since, nor expired."""
+        return self.place is None or (self.place.version() == self.saved.version and not self.saved.is_expired)
+
     def _first(self, caller: Caller, options: Options) -> Live:
         if self.place is not None:
-            sweep_if_due(self.place.store)
             live, found = load(self.place, caller, options)
             if live is None and self.saved.version is not None and found.version is None:
                 raise ClearedError
@@ -161,10 +164,11 @@ class Held:
 
     def _refresh(self, live: Live, place: Place, options: Options) -> None:
         """Brings in what another tab or process saved, and renews a record whose time is half over."""
-        if self.saved.is_expired:
-            raise ClearedError
+        sweep_if_due(place.store)
         if place.version() != self.saved.version:
             self.saved = catch_up(live, place, self.saved, options)
+        if self.saved.is_expired:
+            raise ClearedError
         if self.saved.is_aging(options.max_age):
             self.saved = place.renew(self.saved, options.max_age)
 
@@ -175,11 +179,16 @@ class Held:
             raise unpicklable(error, self.name) from error
 
     def snapshot(self) -> bytes | None:
-        """The live object's pickle as it is now, None if there is none."""
+        """What an exception in the block that begins takes the state back to; None: to what was last saved."""
         try:
-            return self.live.pickled() if self.live is not None else None
+            return self.live.pickled() if self.live is not None and self._has_unsaved else None
         except UnpicklableError:
             return None  # whoever saves it is told
+
+    @property
+    def _has_unsaved(self) -> bool:
+        """Whether an older run's block is still open, or no record holds what was done until now."""
+        return bool(self.blocks) or self.draft is not None
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
@@ -242,7 +251,7 @@ class Held:
             return
         # A callback of a widget that is still on the page holds the object that is thrown away: what it does to it is
         # no part of the error. Nor is what an older run did, that has not left its block yet.
-        before = block.before if self.blocks else None
+        before = block.before if self._has_unsaved else None
         unsaved = self.draft[1] if self.draft is not None and self.saved.version is None else None
         self.live = None
         with suppress(UnpicklableError, UnrestorableError):
@@ -308,7 +317,11 @@ class Held:
         self._finish_clearing()
         place = self._find_place()
         if place is not None:
-            place.delete()
+            if self.saved.version is not None and place.version() is None:
+                self.binding.outdate()  # cleared elsewhere: what is there now lies under an id that the browser knows
+                place = None
+            else:
+                place.delete()
         self.is_cleared = True
         binding = self.binding.successor()
         if place is not None:

@@ -61,7 +61,9 @@ def _merge(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any
     return met[key], lost
 
 
-def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
+def _merge_value(  # noqa: PLR0911 (a table of cases)
+    base: Any, mine: Any, theirs: Any, path: str, met: _Met
+) -> tuple[Any, list[str]]:
     if _by_field(mine, theirs):
         return mine, _merge_fields(base, mine, theirs, path, met)
     if _both_appended(base, mine, theirs):
@@ -69,8 +71,10 @@ def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tup
         start = _shared_start(base, mine, theirs) if met.theirs_win else len(base)
         mine[start:start] = theirs[start:]
         return mine, []
-    if same(mine, theirs) or same(base, theirs):
+    if same(base, theirs):
         return mine, []
+    if same(mine, theirs):
+        return mine, [path or type(mine).__qualname__] if _may_be_counts(base, mine) and not met.theirs_win else []
     if same(base, mine):
         return theirs, []
     if all(isinstance(value, set) and _tells_equals(value) for value in (base, mine, theirs)):
@@ -78,6 +82,11 @@ def _merge_value(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tup
         mine.difference_update(base - theirs)
         return mine, []
     return theirs if met.theirs_win else mine, [path or type(mine).__qualname__]
+
+
+def _may_be_counts(base: Any, mine: Any) -> bool:
+    """Whether two equal changes may be two increments, so that one of them is lost."""
+    return type(mine) in (int, float) and not same(0 if base is _MISSING else base, mine)
 
 
 def _by_field(mine: Any, theirs: Any) -> bool:

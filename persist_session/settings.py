@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -26,6 +27,8 @@ DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 DEFAULT_LOCK_TIMEOUT = 10.0
 # Browsers cap a cookie's age at 400 days (RFC 6265bis, section 5.5): a longer promise would not be kept.
 LONGEST_MAX_AGE = 400 * 24 * 3600.0
+
+_log = logging.getLogger(__name__)
 
 _lock = threading.Lock()
 _configured: dict[str, Any] = {}
@@ -68,7 +71,7 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
         secret_keys: Oldest to newest; the last one signs and seals, all verify. At least 32 characters each.
         store: Where records lie: a `Store` or a URL such as `file:///srv/state`.
         app: Names the folder of the default store; apps with one name share their records.
-        max_age: Seconds or a timedelta after which a state that was not saved again expires; at most 400 days.
+        max_age: Seconds or a timedelta after which a state that nobody visits expires; at most 400 days.
         same_site: The cookie's SameSite attribute.
         secure: The cookie's Secure attribute; by default set where the page is https.
         path: The cookie's path; by default the server's base URL path.
@@ -112,9 +115,14 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
             f"[persist_session] in secrets.toml has no setting {min(unknown)!r}; "
             f"known are {', '.join(sorted(_CHECKS))}."
         )
+    for name in os.environ:
+        if name.startswith(_variable("")) and name not in map(_variable, _CHECKS):
+            _log.warning("The environment variable %s names no setting of persist_session: it is ignored.", name)
     values = {name: _checked(name, value) for name, value in section.items()}
     values |= {name: _checked(name, text) for name in _CHECKS if (text := os.environ.get(_variable(name)))}
     values |= _configured
+    if values.get("same_site") == "none" and values.get("secure") is False:
+        raise ConfigurationError("Browsers refuse a cookie with same_site='none' that is not secure; set secure=True.")
     return Settings(
         keys=keys.derive(values.get("secret_keys") or (keys.load_or_make(_home()),)),
         store=values["store"] if "store" in values else _default_store(values.get("app") or _app_name(script)),

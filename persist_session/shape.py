@@ -94,8 +94,14 @@ def _class_facts(base: type) -> Iterator[object]:
     yield sorted(base.__dict__.get("__dataclass_fields__", ()))
     yield sorted(base.__dict__.get("__pydantic_fields__", ()))
     for value in base.__dict__.values():
-        for function in (value.fget, value.fset) if isinstance(value, property) else (value,):
+        for function in _functions_of(value):
             yield from _code_facts(_code_of(function))
+
+
+def _functions_of(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, property):
+        return value.fget, value.fset
+    return (value.func if isinstance(value, functools.cached_property) else value,)
 
 
 def _code_of(function: Any) -> CodeType | None:

@@ -151,7 +151,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 lock.enter_context(held.exclusively())
             with held.lock:
                 obj = held.bring(self._caller(run))
-                before = held.snapshot() if held.blocks else None
+                before = held.snapshot()
                 held.blocks[thread] = Block(obj, run.mark, before, lock.pop_all(), self._exclusive)
         return held
 
@@ -177,7 +177,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable, self._on_conflict),
                 settings,
             )
-            held.binding.bind(settings, max_age)
+            held.binding.bind(settings, max_age, held.is_current)
         # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
         held.binding.talk(settings, max_age, run.mark)
         return held

@@ -127,7 +127,7 @@ def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
         if written is not None:
             live.note_saved(pickled)
             return written
-        saved = catch_up(live, place, saved, options)
+        saved = catch_up(live, place, saved, options, is_entry=False)
     raise StoreError(
         f"The record of state {place.name!r} changed at each of {_CONFLICT_RETRIES} attempts to save it; "
         "find out what writes it all the time."
@@ -156,13 +156,21 @@ def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
         )
 
 
-def catch_up(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
+def catch_up(live: Live, place: Place, saved: Saved, options: Options, *, is_entry: bool = True) -> Saved:
     """Brings in what another tab or process saved meanwhile, and returns what the next save is based on.
+
+    Args:
+        live: The live object.
+        place: Where the record lies.
+        saved: What the tab knows of it.
+        options: How the state is kept.
+        is_entry: Whether a block is entered, not left: a record that is found only then has the better values.
 
     Raises:
         ClearedError: The record was deleted since it was loaded, or has expired.
         StoreError: The store failed.
-        StateError: What was saved elsewhere can't be loaded, or both sides changed and `on_conflict` is "raise".
+        UnloadableStateError: What was saved elsewhere can't be loaded, or not be merged.
+        StateConflictError: Both sides changed, and `on_conflict` is "raise".
     """
     payload, found = place.read(options.max_age)
     is_gone = payload in (Absence.NEVER, Absence.EXPIRED) or saved.lineage != found.lineage
@@ -181,7 +189,7 @@ def catch_up(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
         live.follow(theirs.obj)
     else:
         try:
-            _settle(live, theirs, place.name, options, is_late=saved.version is None)
+            _settle(live, theirs, place.name, options, is_late=is_entry and saved.version is None)
         except (UnpicklableError, UnrestorableError) as error:
             raise UnloadableStateError(
                 f"The state {place.name!r} was changed elsewhere at the same time, and the two can't be brought "

@@ -131,7 +131,7 @@ def test_every_parameter_but_name_and_what_it_names_is_by_keyword(name: str) -> 
 
 def test_what_is_not_built_yet_is_not_accepted() -> None:
     """A parameter is absent, never ignored."""
-    for option in ("exclusive", "on_conflict", "user", "remember", "lock_timeout", "partitioned"):
+    for option in ("user", "remember", "partitioned"):
         arguments: Any = {option: None}
         with pytest.raises(TypeError):
             persistent_state("x", AppState, **arguments)

@@ -26,7 +26,9 @@ HOUR = 3600.0
 def page(url: str, base_path: str = "/", **changed: Any) -> CookiePolicy:
     """Return the policy on a page, with the default settings but these."""
     values: dict[str, Any] = {"same_site": "lax", "secure": None, "path": None} | changed
-    settings = Settings(keys=KEYS, store=MemoryStore(), max_age=HOUR, ask_browser=True, max_bytes=1000, **values)
+    settings = Settings(
+        keys=KEYS, store=MemoryStore(), max_age=HOUR, ask_browser=True, max_bytes=1000, lock_timeout=1.0, **values
+    )
     return policy(NAME, url, base_path, settings)
 
 

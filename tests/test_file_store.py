@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import itertools
 import logging
 import os
 import stat
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 import time_machine
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persist_session.errors import ConfigurationError, StoreError
+from persist_session.errors import ConfigurationError, LockTimeoutError, StoreError
 from persist_session.stores import FileStore, Stored
+from persist_session.stores.layout import is_expired
 from support.stores import set_aside
 
 if TYPE_CHECKING:
@@ -54,9 +62,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_record_is_one_file_with_a_readable_first_line(root: Path) -> None:
-    """`<root>/<name>/<2 hex>/<record key>.pickle`: version and expiry in a line, then the bytes."""
+    """`<root>/<name>/<2 hex>/<record key>.pickle`: version and expiry in a line, then the bytes; beside it, a lock."""
     put(FileStore(root), b"sealed")
-    assert [each for each in root.rglob("*") if each.is_file()] == [file_of(root)]
+    files = [each for each in root.rglob("*") if each.is_file()]
+    assert [each for each in files if each.parent != root / ".locks"] == [file_of(root)]
+    assert len(files) == 2
     assert file_of(root).read_bytes() == b"persist-session 1 1111111111111111 4000000000\nsealed"
 
 
@@ -76,9 +86,12 @@ def test_files_and_folders_are_private_under_any_umask(tmp_path: Path, umask_0: 
     put(store)
     set_aside(store, KEY, LATER)
     put(store)
+    with store.lock(NAME, KEY, timeout=0):
+        assert store.claim_sweep()
     made = list(tmp_path.rglob("*"))
     files = [each for each in made if each.is_file()]
-    assert len(files) == 2
+    assert len([each for each in files if each.parent != root / ".locks"]) == 2
+    assert len([each for each in files if each.parent == root / ".locks"]) == 4, "write, block, sweep, and when"
     assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
     assert {stat.S_IMODE(each.stat().st_mode) for each in made if each.is_dir()} == {0o700}
 
@@ -294,6 +307,175 @@ def test_a_long_running_writer_looks_for_stale_files_again(root: Path) -> None:
 def test_the_repr_names_the_folder() -> None:
     """For the developer who prints the settings."""
     assert repr(FileStore("/srv/state", strict=True)) == "FileStore('/srv/state', strict=True)"
+
+
+# --- locks
+
+
+def test_three_thousand_records_share_a_fixed_number_of_locks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are written, locked and deleted: beside the records lie at most 64 and 1024 files, all empty."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power will fail
+    store = FileStore(root)
+    keys = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(3000)]
+    for key in keys:
+        with store.lock(NAME, key, timeout=0):
+            assert store.write(NAME, key, b"one", version=V1, based_on=None, expires_at=LATER)
+    locks = list((root / ".locks").iterdir())
+    assert len([each for each in locks if each.name.startswith("write-")]) <= 64
+    assert len(locks) <= 64 + 1024
+    assert {each.stat().st_size for each in locks} == {0}
+    assert len([each for each in (root / NAME).rglob("*") if each.is_file()]) == len(keys)
+    for key in keys[:100]:
+        store.delete(NAME, key)
+    assert {*(root / ".locks").iterdir()} == {*locks}
+
+
+def test_two_stores_of_one_folder_share_locks_and_turns(root: Path) -> None:
+    """As two processes would: the second one waits, and does not sweep again."""
+    one, other = FileStore(root), FileStore(root)
+    put(one)
+    with one.lock(NAME, KEY, timeout=0), ThreadPoolExecutor(1) as thread, pytest.raises(LockTimeoutError):
+        thread.submit(other.lock(NAME, KEY, timeout=0).__enter__).result()
+    assert one.claim_sweep()
+    assert not other.claim_sweep()
+
+
+def test_other_processes_see_a_lock_for_as_long_as_the_outermost_block(root: Path) -> None:
+    """It is the system's: neither the end of an inner block frees it, nor does an exception leave it behind."""
+    store = FileStore(root)
+    with store.lock(NAME, KEY, timeout=0):
+        with store.lock(NAME, KEY, timeout=0):
+            assert held_by_this_process(root)
+        assert held_by_this_process(root)
+    assert not held_by_this_process(root)
+    with pytest.raises(ZeroDivisionError), store.lock(NAME, KEY, timeout=0):
+        raise ZeroDivisionError
+    assert not held_by_this_process(root)
+
+
+def held_by_this_process(root: Path) -> bool:
+    """Whether another process could not lock the one file of a lock."""
+    [path] = (root / ".locks").iterdir()
+    try:
+        with FileLock(path, timeout=0):  # opened anew, as another process would
+            return False
+    except Timeout:
+        return True
+
+
+# --- sweeps
+
+
+def test_nothing_is_made_to_sweep_a_folder_that_is_not_there(root: Path) -> None:
+    """There is no turn to take, and nothing to remove."""
+    assert not FileStore(root).claim_sweep()
+    assert FileStore(root).delete_expired() == 0
+    assert not root.exists()
+
+
+def test_a_clock_that_was_wrong_once_does_not_end_the_sweeps(root: Path) -> None:
+    """The last sweep was in 2099, says the mark: the next one comes all the same."""
+    store = FileStore(root)
+    put(store)
+    with time_machine.travel(LATER):
+        assert store.claim_sweep()
+    assert store.claim_sweep()
+    assert not store.claim_sweep()
+
+
+def test_a_sweep_removes_what_killed_writers_left(root: Path) -> None:
+    """An hour later; a younger file may be in use, and a stranger's is left alone."""
+    put(FileStore(root))
+    folder = file_of(root).parent
+    old, young = folder / f"{KEY}.{'0' * 16}.tmp", folder / f"{KEY}.{'1' * 16}.tmp"
+    stranger = folder / "notes.tmp"
+    for file, age in ((old, 3700), (young, 3500), (stranger, 10**6)):
+        file.write_bytes(b"half")
+        moment = time.time() - age
+        os.utime(file, (moment, moment))
+    assert FileStore(root).delete_expired() == 1
+    assert sorted(folder.iterdir()) == sorted([file_of(root), young, stranger])
+
+
+@pytest.mark.parametrize("content", [b"", b"persist-session 1 1111111111111111 0", b"x" * 200])
+def test_a_sweep_keeps_a_damaged_record(root: Path, content: bytes) -> None:
+    """Its expiry can't be told: the visitor who reads it is to find it damaged, and it is then set aside."""
+    store = FileStore(root)
+    put(store)
+    file_of(root).write_bytes(content)
+    assert store.delete_expired() == 0
+    assert store.read(NAME, KEY) == Stored(content, "")
+
+
+def test_a_record_that_is_renewed_between_look_and_removal_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep looks again under the lock."""
+    store = FileStore(root)
+    store.write(NAME, KEY, b"old", version=V1, based_on=None, expires_at=time.time() - 10)
+    looked: list[Path] = []
+
+    def renew_after_the_first_look(path: Path) -> bool:
+        expired = is_expired(path)
+        if not looked:
+            put(store, b"new", V2, V1)
+        looked.append(path)
+        return expired
+
+    monkeypatch.setattr("persist_session.stores.file.is_expired", renew_after_the_first_look)
+    assert store.delete_expired() == 0
+    assert store.read(NAME, KEY) == Stored(b"new", V2)
+
+
+def test_a_record_that_goes_during_the_sweep_is_no_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor cleared it after the folder was listed, or another process was faster."""
+    store = FileStore(root)
+    store.write(NAME, KEY, b"old", version=V1, based_on=None, expires_at=time.time() - 10)
+
+    def cleared_before(path: Path) -> bool:
+        store.delete(NAME, KEY)
+        return is_expired(path)
+
+    monkeypatch.setattr("persist_session.stores.file.is_expired", cleared_before)
+    assert store.delete_expired() == 0
+
+
+def test_a_sweep_rests_after_each_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For `pause` times as long as the folder took."""
+    store = FileStore(root)
+    for key in (KEY, "f" * 64):
+        store.write(NAME, key, b"one", version=V1, based_on=None, expires_at=LATER)
+    rests: list[float] = []
+    seconds = itertools.count()
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: float(next(seconds)), sleep=rests.append)
+    monkeypatch.setattr("persist_session.stores.file.time", clock)
+    store.delete_expired(pause=3)
+    assert rests == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("where", FOLDERS)
+def test_a_strict_store_does_not_sweep_what_others_can_write(root: Path, where: str) -> None:
+    """They could lead it to files that are none of its business."""
+    store = FileStore(root, strict=True)
+    store.write(NAME, KEY, b"old", version=V1, based_on=None, expires_at=time.time() - 10)
+    (root / where).chmod(0o777)
+    with pytest.raises(ConfigurationError, match="chmod"):
+        store.delete_expired()
+    assert file_of(root).exists()
+
+
+def test_a_sweep_that_fails_is_a_store_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the backend's as its cause, whoever asked for it."""
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    store = FileStore(root)
+    store.write(NAME, KEY, b"old", version=V1, based_on=None, expires_at=time.time() - 10)
+    monkeypatch.setattr("pathlib.Path.unlink", failing)
+    monkeypatch.setattr("pathlib.Path.touch", failing)
+    for call in (store.delete_expired, store.claim_sweep):
+        with pytest.raises(StoreError, match="sweep") as caught:
+            call()
+        assert isinstance(caught.value.__cause__, OSError)
 
 
 def refuses_everything(store: FileStore, says: str) -> None:

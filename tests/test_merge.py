@@ -149,7 +149,16 @@ def test_where_both_changed_one_value_mine_wins_and_it_is_said(base: Any, mine: 
 
 def test_the_same_change_on_both_sides_is_no_conflict() -> None:
     """Nothing is lost."""
-    assert merged(State(a=1, b=[1]), State(a=2, b=[1, 2]), State(a=2, b=[1, 2]))[1] == []
+    assert merged(State(a="", b=[1]), State(a="x", b=[1, 2]), State(a="x", b=[1, 2]))[1] == []
+
+
+def test_two_equal_numbers_may_be_two_increments() -> None:
+    """Of which one is lost; but not where nothing was counted, or a fresh state meets a saved one."""
+    assert merged({"n": 1}, {"n": 2}, {"n": 2}) == ({"n": 2}, ["dict['n']"])
+    assert merged({}, {"n": 1.5}, {"n": 1.5}) == ({"n": 1.5}, ["dict['n']"])
+    assert merged({}, {"n": 0}, {"n": 0}) == ({"n": 0}, [])
+    assert merged({"n": 1}, {"n": True}, {"n": True}) == ({"n": True}, [])
+    assert merge({"n": 1}, {"n": 2}, {"n": 2}, theirs_win=True) == ({"n": 2}, [])
 
 
 def test_slots_are_merged_private_ones_too() -> None:

@@ -18,7 +18,15 @@ from persist_session import configure
 from persist_session import settings as settings_module
 from persist_session.errors import ConfigurationError
 from persist_session.keys import derive
-from persist_session.settings import DEFAULT_MAX_AGE, DEFAULT_MAX_BYTES, LONGEST_MAX_AGE, Settings, resolve, seconds
+from persist_session.settings import (
+    DEFAULT_MAX_AGE,
+    DEFAULT_MAX_BYTES,
+    LONGEST_MAX_AGE,
+    Settings,
+    configured_stores,
+    resolve,
+    seconds,
+)
 from persist_session.stores import FileStore, MemoryStore
 
 SCRIPT = "/srv/app/app.py"
@@ -120,6 +128,44 @@ def test_an_unknown_name_in_the_secrets_is_refused() -> None:
     """A typing error there would be overlooked; the message lists the known ones."""
     with pytest.raises(ConfigurationError, match=r"'max_agee'.*max_age"):
         resolved(max_agee=1)
+
+
+def test_an_unknown_name_in_the_environment_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not refused: others may name variables so."""
+    monkeypatch.setenv("PERSIST_SESSION_MAXAGE", "hidden")
+    assert resolved().max_age == DEFAULT_MAX_AGE
+    (record,) = caplog.records
+    assert "PERSIST_SESSION_MAXAGE" in record.getMessage()
+    assert "hidden" not in record.getMessage()
+
+
+def test_an_empty_store_is_a_store() -> None:
+    """Though a container that is empty counts as nothing elsewhere."""
+
+    class Empty(MemoryStore):
+        def __len__(self) -> int:
+            return 0
+
+    store = Empty()
+    assert resolved(store=store).store is store
+    configure(store=store)
+    assert configured_stores() == [store]
+
+
+def test_a_cookie_that_no_browser_takes_is_refused() -> None:
+    """For other sites' frames, but not for https only."""
+    with pytest.raises(ConfigurationError, match="secure=True"):
+        resolved(same_site="none", secure=False)
+    assert resolved(same_site="none", secure=True).secure
+
+
+@pytest.mark.parametrize("store", [MemoryStore, object()])
+def test_what_is_no_store_is_refused(store: object) -> None:
+    """The class is none, either."""
+    with pytest.raises(ConfigurationError, match="store must be a Store"):
+        resolved(store=store)
 
 
 def test_nothing_is_kept_of_a_failed_attempt() -> None:

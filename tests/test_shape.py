@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import textwrap
 import weakref
 from typing import Any
 
@@ -110,6 +111,46 @@ def test_using_a_class_does_not_change_its_shape() -> None:
             obj.model_dump()
             kind.model_json_schema()
         assert shape(type(kind.__name__, (kind,), {"__module__": "__main__"})) == before
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        """
+        def wrapped(function):
+            return functools.wraps(function)(lambda self: function(self))
+        class State:
+            @wrapped
+            def __init__(self): self.a = 1
+        """,
+        """
+        class State:
+            @classmethod
+            def make(cls):
+                state = cls()
+                state.a = 1
+                return state
+        """,
+        """
+        class State:
+            @property
+            def value(self): return 1
+            @value.setter
+            def value(self, value): self.a = value
+        """,
+        """
+        class State:
+            @functools.cached_property
+            def value(self):
+                self.a = 1
+        """,
+    ],
+)
+def test_code_behind_a_wrapper_has_a_shape(source: str) -> None:
+    """Of functions that wrap another, of class methods, of properties."""
+    source = "import functools\n" + textwrap.dedent(source)
+    old, same, new = ScriptRun(source), ScriptRun(source), ScriptRun(source.replace(".a =", ".b ="))
+    assert shape(old.State) == shape(same.State) != shape(new.State)
 
 
 def test_functions_and_other_factories_have_shapes() -> None:

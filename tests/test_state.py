@@ -81,3 +81,10 @@ def test_secrets_that_are_no_table_are_refused(served: Served, visit: Visit) -> 
     (shown,) = tab.exceptions()
     assert "write the settings below a line [persist_session]" in shown
     assert "hidden" not in shown
+
+
+def test_secrets_that_can_not_be_read_are_refused(served: Served, visit: Visit) -> None:
+    """Streamlit passes over them in silence, and with them over keys and store."""
+    tab = visit(served(SECRETS, files={".streamlit/secrets.toml": "[persist_session\nmax_age = 5"}))
+    (shown,) = tab.exceptions()
+    assert "secrets.toml is there, but can't be read" in shown

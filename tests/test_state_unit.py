@@ -140,10 +140,14 @@ def test_a_state_that_can_not_be_pickled_when_the_browser_answers_is_told_as_suc
         load_state("x", AppState)
 
 
-def boom() -> None:
-    """Leave a block by an exception."""
-    with pytest.raises(ValueError, match="boom"), persistent_state("x", AppState):
+def boom(**attributes: Any) -> AppState:
+    """Return the object of a block that sets these attributes, and is left by an exception."""
+    got: list[AppState] = []
+    with pytest.raises(ValueError, match="boom"), persistent_state("x", AppState) as state:  # noqa: PT012 (the block)
+        got.append(state)
+        vars(state).update(attributes)
         raise ValueError("boom")
+    return got[0]
 
 
 def test_an_exception_before_the_browser_is_known_loses_nothing_of_earlier_runs(
@@ -204,9 +208,7 @@ def test_what_a_callback_does_to_the_object_of_a_failed_run_is_kept(enter_tab: C
     enter_tab(Tab())
     with persistent_state("x", AppState) as state:
         state.items.append(1)
-    failed = load_state("x", AppState)
-    failed.other = "gone"  # type: ignore[attr-defined]
-    boom()
+    failed = boom(other="gone")
     failed.items.append(3)
     restored = load_state("x", AppState)
     assert restored.items == [1, 3]

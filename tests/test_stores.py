@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import time_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from persist_session.errors import ConfigurationError
+from persist_session.errors import ConfigurationError, LockTimeoutError
 from persist_session.stores import FileStore, MemoryStore, Store, Stored, open_store
 from support.stores import set_aside
 
@@ -37,7 +40,7 @@ class Backend:
 
 def _memory(_: Path) -> Backend:
     store = MemoryStore()
-    return Backend(store, lambda name, key: list(store._aside.get((name, key), ())))
+    return Backend(store, lambda name, key: [data for data, _ in store._aside.get((name, key), ())])
 
 
 def _files(root: Path) -> Backend:
@@ -348,3 +351,192 @@ def test_a_record_that_was_mended_meanwhile_is_not_set_aside(backend: Backend) -
     found = backend.store.read(NAME, KEY)
     assert found is not None
     assert found.data == b"mended"
+
+
+# --- version
+
+
+def test_version_is_what_read_says(store: Store) -> None:
+    """None where nothing is, and after every change the version that `read` gives."""
+    steps: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: put(store, b"one", V1, None),
+        lambda: put(store, b"two", V2, V1),
+        lambda: set_aside(store, KEY, LATER),
+        lambda: put(store, b"three", V3, None),
+        lambda: store.delete(NAME, KEY),
+    ]
+    seen = []
+    for step in steps:
+        step()
+        found = store.read(NAME, KEY)
+        assert store.version(NAME, KEY) == (found.version if found else None)
+        seen.append(store.version(NAME, KEY))
+    assert seen == [None, V1, V2, None, V3, None]
+
+
+# --- the lock over a block
+
+
+def lock_is_free(store: Store, name: str = NAME, key: str = KEY) -> bool:
+    """Whether another thread gets the record's lock without waiting."""
+
+    def attempt() -> bool:
+        with store.lock(name, key, timeout=0):
+            return True
+
+    with ThreadPoolExecutor(1) as other:
+        try:
+            return other.submit(attempt).result()
+        except LockTimeoutError:
+            return False
+
+
+def test_a_lock_excludes_another_thread(store: Store) -> None:
+    """As long as the block, and no longer."""
+    assert lock_is_free(store)
+    with store.lock(NAME, KEY, timeout=0):
+        assert not lock_is_free(store)
+    assert lock_is_free(store)
+
+
+def test_an_exception_frees_the_lock(store: Store) -> None:
+    """It passes through, and the next one does not wait."""
+    with pytest.raises(ZeroDivisionError), store.lock(NAME, KEY, timeout=0):
+        raise ZeroDivisionError
+    assert lock_is_free(store)
+
+
+def test_a_thread_may_take_its_lock_again(store: Store) -> None:
+    """The inner block neither waits for the outer one, nor frees what that holds."""
+    with store.lock(NAME, KEY, timeout=0):
+        with store.lock(NAME, KEY, timeout=0):
+            assert not lock_is_free(store)
+        assert not lock_is_free(store)
+    assert lock_is_free(store)
+
+
+def test_a_lock_that_does_not_come_free_is_an_error_with_a_remedy(store: Store) -> None:
+    """After the timeout, and the lock can be had as soon as it is free."""
+
+    def attempt() -> None:
+        with store.lock(NAME, KEY, timeout=0.05):
+            pytest.fail("two hold one lock")
+
+    with ThreadPoolExecutor(1) as other, store.lock(NAME, KEY, timeout=0):
+        waiting = other.submit(attempt)
+        with pytest.raises(LockTimeoutError, match="lock_timeout"):
+            waiting.result()
+    assert lock_is_free(store)
+
+
+def test_eight_threads_that_wait_for_the_lock_lose_no_update(store: Store) -> None:
+    """Read, add, write, each in a block of its own: no write meets another version than it read."""
+    put(store, b"0", f"{0:016x}", None)
+
+    def increment(_: int) -> None:
+        for _ in range(10):
+            with store.lock(NAME, KEY, timeout=60):
+                found = store.read(NAME, KEY)
+                assert found is not None
+                count = int(found.data) + 1
+                assert put(store, b"%d" % count, f"{count:016x}", found.version)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(increment, range(8)))
+    assert store.read(NAME, KEY) == Stored(b"80", f"{80:016x}")
+
+
+def test_a_lock_keeps_nobody_from_reading_and_writing(store: Store) -> None:
+    """It is between exclusive blocks: others go by the version."""
+    with store.lock(NAME, KEY, timeout=0), ThreadPoolExecutor(1) as other:
+        assert other.submit(put, store, b"one", V1, None).result()
+        assert other.submit(store.read, NAME, KEY).result() == Stored(b"one", V1)
+
+
+def test_two_records_do_not_wait_for_each_other(store: Store) -> None:
+    """Unless they share one of the fixed number of locks, which of 20 others hardly any does."""
+    with store.lock(NAME, KEY, timeout=0):
+        free = [lock_is_free(store, key=hashlib.sha256(b"%d" % n).hexdigest()) for n in range(20)]
+    assert sum(free) >= 17
+
+
+# --- sweeps
+
+
+def test_one_of_many_gets_the_turn_to_sweep(store: Store) -> None:
+    """Of eight threads that ask again and again, one and only once."""
+    put(store, b"one", V1, None)
+    start = threading.Barrier(8)
+
+    def ask(_: int) -> int:
+        start.wait()
+        return sum(store.claim_sweep() for _ in range(5))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask, range(8))) == 1
+
+
+def test_the_next_turn_to_sweep_is_a_day_later(store: Store) -> None:
+    """Not after 23 hours; after 25, and then not again."""
+    put(store, b"one", V1, None)
+    now = time.time()
+    turns = []
+    for hours in (0, 1, 23, 25, 26, 48, 50):
+        with time_machine.travel(now + hours * 3600, tick=False):
+            turns.append(store.claim_sweep())
+    assert turns == [True, False, False, True, False, False, True]
+
+
+def test_only_what_expired_is_removed(store: Store) -> None:
+    """And counted; a record that has time left stays."""
+    now = time.time()
+    for n, seconds in enumerate((-3600, -2, 3600, 86400)):
+        store.write(NAME, f"{n:064x}", b"one", version=V1, based_on=None, expires_at=now + seconds)
+        store.write("other", f"{n:064x}", b"one", version=V1, based_on=None, expires_at=now + seconds)
+    assert store.delete_expired() == 4
+    for name in (NAME, "other"):
+        assert [n for n in range(4) if store.read(name, f"{n:064x}")] == [2, 3]
+    assert store.delete_expired() == 0
+    with time_machine.travel(now + 2 * 86400):
+        assert store.delete_expired() == 4
+
+
+def test_a_sweep_of_an_empty_store_is_fine(store: Store) -> None:
+    """There is nothing to remove."""
+    assert store.delete_expired() == 0
+
+
+def test_what_was_set_aside_expires(backend: Backend) -> None:
+    """Each copy at its own time; what is still kept stays in its order."""
+    now = time.time()
+    for n, days in enumerate((3, 1, 2)):
+        put(backend.store, b"%d" % n, V1, None)
+        set_aside(backend.store, KEY, now + days * 86400)
+    put(backend.store, b"now", V2, None)
+    left = []
+    for hours in (0, 25, 49, 73):
+        with time_machine.travel(now + hours * 3600):
+            left.append((backend.store.delete_expired(), backend.kept(NAME, KEY)))
+    assert left == [(0, [b"0", b"1", b"2"]), (1, [b"0", b"2"]), (1, [b"0"]), (1, [])]
+    assert backend.store.read(NAME, KEY) == Stored(b"now", V2)
+
+
+def test_a_visit_during_the_sweep_keeps_the_record(store: Store) -> None:
+    """Whoever renewed an expired record while a sweep went on has it; who came too late was told."""
+    keys = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(100)]
+    for key in keys:
+        store.write(NAME, key, b"old", version=V1, based_on=None, expires_at=time.time() - 10)
+    start = threading.Barrier(2)
+
+    def sweep() -> int:
+        start.wait()
+        return store.delete_expired()
+
+    with ThreadPoolExecutor(1) as other:
+        removed = other.submit(sweep)
+        start.wait()
+        renewed = {key: put(store, b"new", V2, V1, key=key) for key in keys}
+    assert removed.result() + sum(renewed.values()) == len(keys)
+    for key in keys:
+        assert store.read(NAME, key) == (Stored(b"new", V2) if renewed[key] else None)

@@ -48,6 +48,8 @@ _log = logging.getLogger(__name__)
 # short while of a rename, or, rarely, for the whole of an exclusive block.
 _WRITE_LOCKS = 64
 _BLOCK_LOCKS = 1024
+# A visitor who saves meanwhile waits for so many removals at most: some milliseconds.
+_REMOVED_AT_ONCE = 64
 
 
 class FileStore:
@@ -191,7 +193,7 @@ class FileStore:
                 if _age(mark) < SWEEP_EVERY:
                     return False
                 mark.touch(mode=0o600)
-                os.utime(mark)
+                os.utime(mark, (time.time(), time.time()))
                 return True
 
     def delete_expired(self, *, pause: float = 0.0) -> int:
@@ -208,19 +210,21 @@ class FileStore:
         with self._failures("sweep"):
             for folder in shards(self._root):
                 started = time.monotonic()
-                self._judge(folder)
-                removed += sum(self._remove_if_expired(path) for path in files(folder))
+                self._judge_folders(folder / "any")
+                removed += self._remove_expired(folder)
                 time.sleep(pause * (time.monotonic() - started))
         return removed
 
-    def _remove_if_expired(self, path: Path) -> bool:
-        if not is_expired(path):
-            return False
-        with self._one_at_a_time(path.name):
-            if not is_expired(path):  # a visitor came meanwhile
-                return False
-            path.unlink(missing_ok=True)
-        return True
+    def _remove_expired(self, folder: Path) -> int:
+        expired = [path for path in files(folder) if is_expired(path)]
+        removed = 0
+        for start in range(0, len(expired), _REMOVED_AT_ONCE):
+            with self._one_at_a_time(folder.name):
+                for path in expired[start : start + _REMOVED_AT_ONCE]:
+                    if is_expired(path):  # no visitor came meanwhile
+                        path.unlink(missing_ok=True)
+                        removed += 1
+        return removed
 
     def _make_folders(self, path: Path) -> None:
         for folder in folders(self._root, path):
@@ -256,8 +260,12 @@ class FileStore:
             self._swept[folder] = now
 
     def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
-        """One thread of one process at a time compares and renames a record."""
-        return self._lock(f"write-{int(key[:4], 16) % _WRITE_LOCKS:02x}.lock", -1)
+        """One thread of one process at a time compares and renames a record, of those in one folder.
+
+        Args:
+            key: The record key; or the name of its folder, the key's first two characters.
+        """
+        return self._lock(f"write-{int(key[:2], 16) % _WRITE_LOCKS:02x}.lock", -1)
 
     @contextlib.contextmanager
     def _lock(self, file: str, timeout: float) -> Iterator[None]:
@@ -281,7 +289,8 @@ class FileStore:
 
 def _age(mark: Path) -> float:
     try:
-        return time.time() - mark.stat().st_mtime
+        # A clock that was wrong once must not put the sweeps off for years.
+        return abs(time.time() - mark.stat().st_mtime)
     except FileNotFoundError:
         return math.inf
 

@@ -90,8 +90,8 @@ def locks_folder(root: Path) -> Path:
 
 def shards(root: Path) -> Iterator[Path]:
     """The folders that hold records, one after the other."""
-    for pattern in ("*/[0-9a-f][0-9a-f]", ".*/[0-9a-f][0-9a-f]"):
-        yield from (folder for folder in root.glob(pattern) if folder.is_dir() and not folder.is_symlink())
+    # Unlike a shell's, this pattern means names that begin with a dot, too.
+    yield from (folder for folder in root.glob("*/[0-9a-f][0-9a-f]") if folder.is_dir() and not folder.is_symlink())
 
 
 def files(folder: Path) -> Iterator[Path]:

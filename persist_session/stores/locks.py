@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _POLL_SECONDS = 0.002
-_locks: dict[Path, tuple[threading.RLock, FileLock]] = {}
-_guard = threading.Lock()
+_locks: dict[tuple[int, str], tuple[threading.RLock, FileLock]] = {}
 
 
 @contextlib.contextmanager
@@ -53,8 +53,9 @@ def file_lock(path: Path, timeout: float) -> Iterator[None]:
 
 
 def _lock_of(path: Path) -> tuple[threading.RLock, FileLock]:
-    # One for each file in the process: two stores may have one root.
-    with _guard:
-        if path not in _locks:
-            _locks[path] = threading.RLock(), FileLock(path, mode=0o600, thread_local=False)
-        return _locks[path]
+    # One for each file in the process: two stores may have one root. A forked process must not use its parent's, which
+    # another thread may have held; nor may it find a guard of this dict locked for ever. `setdefault` needs none.
+    own = os.getpid(), str(path)
+    return _locks.get(own) or _locks.setdefault(
+        own, (threading.RLock(), FileLock(path, mode=0o600, thread_local=False))
+    )

@@ -28,7 +28,10 @@ class MemoryStore:
         self._expiry: dict[tuple[str, str], float] = {}
         self._locks = tuple(threading.RLock() for _ in range(1024))
         self._swept_at = -math.inf
-        self._aside: defaultdict[tuple[str, str], deque[bytes]] = defaultdict(lambda: deque(maxlen=KEPT_ASIDE))
+        # The bytes, and when they expire.
+        self._aside: defaultdict[tuple[str, str], deque[tuple[bytes, float]]] = defaultdict(
+            lambda: deque(maxlen=KEPT_ASIDE)
+        )
 
     def read(self, name: str, key: str) -> Stored | None:
         """The record and its version, or `None` if there is none."""
@@ -58,15 +61,16 @@ class MemoryStore:
         """Erase the record and whatever was set aside of it."""
         with self._lock:
             self._records.pop((name, key), None)
+            self._expiry.pop((name, key), None)
             self._aside.pop((name, key), None)
 
-    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:  # noqa: ARG002 (see `write`)
-        """Take the record away from `read`, but keep its bytes."""
+    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+        """Take the record away from `read`, but keep its bytes until `expires_at`."""
         with self._lock:
             found = self._records.get((name, key))
             if found and found.version == version:
-                del self._records[name, key]
-                self._aside[name, key].append(found.data)
+                del self._records[name, key], self._expiry[name, key]
+                self._aside[name, key].append((found.data, expires_at))
 
     def version(self, name: str, key: str) -> str | None:
         """The record's version, `None` if there is none."""
@@ -99,7 +103,16 @@ class MemoryStore:
     def delete_expired(self, *, pause: float = 0.0) -> int:  # noqa: ARG002 (it takes no time)
         """Remove what has expired, and return how much that was."""
         with self._lock:
-            expired = [place for place in self._records if self._expiry[place] < time.time()]
+            now = time.time()
+            expired = [place for place, expires_at in self._expiry.items() if expires_at < now]
             for place in expired:
                 del self._records[place], self._expiry[place]
-            return len(expired)
+            removed = len(expired)
+            for place, kept in list(self._aside.items()):
+                rest = [each for each in kept if each[1] >= now]
+                removed += len(kept) - len(rest)
+                kept.clear()
+                kept.extend(rest)
+                if not rest:
+                    del self._aside[place]
+            return removed

@@ -1,20 +1,18 @@
 """What a run pays for its state, against pickle.dumps of it: `python -m tests.benchmarks.runs`.
 
 The app measures itself: a block that changes nothing, a block that changes one thing, one durable file write of the
-same size, 100 changes in a block, and the same with many records in the store.
+same size, and 100 changes in a block. What the number of records in the store costs: see `records`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 from pathlib import Path
 
 from tests.support import AppServer, Visitor, write_app
 
-RECORDS = int(os.environ.get("RECORDS", "100000"))
 RUNS = 30
 
 MODELS = """
@@ -58,11 +56,10 @@ APP = """
         os.fsync(handle)
         os.close(handle)
 
-    first = timed(lambda: block(0))
+    block(0)  # shows the state to this run's classes
     figures = dict(unchanged=timed(lambda: block(0)), one=timed(lambda: block(1)), hundred=timed(lambda: block(100)))
     with persistent_state("app-state", AppState) as s:
         {dump}
-    figures["entry"] = first
     figures["write"] = timed(lambda: durable_write(bytes(200_000)))
     st.text(json.dumps(figures))
 """
@@ -85,16 +82,6 @@ def measure(tab: Visitor) -> dict[str, float]:
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
-def fill(folder: Path, records: int) -> None:
-    """Puts other visitors' records into the store."""
-    data = bytes(300)
-    for number in range(records):
-        key = f"{number:064x}"[::-1]
-        shard = folder / key[:2]
-        shard.mkdir(parents=True, exist_ok=True)
-        (shard / f"{key}.pickle").write_bytes(b"persist-session 1 0000000000000000 4000000000.0\n" + data)
-
-
 def show(title: str, figures: dict[str, float]) -> None:
     """One line of ratios."""
     dumps, write = figures["dumps"], figures["write"]
@@ -113,16 +100,7 @@ def main() -> None:
         app = write_app(folder / title.split()[-1], APP.format(classes=classes, dump=dump))
         write_app(app.parent, MODELS.replace("SIZE", "5000"), "models.py")
         with AppServer(app) as server:
-            tab = Visitor(server.url)
-            show(title, measure(tab))
-            if title != "classes of a module":
-                continue
-            few = measure(tab)
-            [store] = [path for path in server.data_folder.iterdir() if path.is_dir()]
-            fill(store / "app-state", RECORDS)
-            many = measure(tab)
-            for key in ("entry", "unchanged", "one"):
-                print(f"  {RECORDS} records / 1 record, {key:10} {many[key] / few[key]:5.2f}")
+            show(title, measure(Visitor(server.url)))
 
 
 if __name__ == "__main__":

@@ -21,17 +21,25 @@ class CountingStore(MemoryStore):
     Attributes:
         writes: Calls of `write`, refused ones, too.
         reads: Calls of `read`.
+        versions: Calls of `version`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.writes = 0
         self.reads = 0
+        self.versions = 0
 
     def read(self, name: str, key: str) -> Stored | None:
         """Count, and read."""
         self.reads += 1
         return super().read(name, key)
+
+    def version(self, name: str, key: str) -> str | None:
+        """Count, and look; that is no `read`."""
+        self.versions += 1
+        found = super().read(name, key)
+        return found.version if found else None
 
     def write(self, name: str, key: str, data: bytes, **options: Any) -> bool:
         """Count, and write."""

@@ -1,17 +1,23 @@
-"""Transactions on one record, in a process of its own: `python transactions.py <root> <field> <count> <mode>`.
+"""Transactions on one record, in a process of its own: `python transactions.py <mode> <root> <field> <count>`.
 
-After each transaction that reported success, its number goes to stdout; at the end, how many conflicts were warned of.
-Mode "own" adds one to a field, "exclusive" does so under the record's lock.
+It says "ready", waits for a line, and then adds one to a field, `count` times. After each transaction that reported
+success it prints what that was, as JSON. SIGTERM ends it after the transaction that is under way.
+
+Mode "plain" does no more than that, "exclusive" does it under the record's lock; "hold" takes the lock inside of a
+transaction, says so, and holds it until it is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import signal
 import sys
 import types
 import weakref
 from pathlib import Path
+from typing import Any
 
 # The package's own `__init__` would bring Streamlit along, which takes a second to import.
 _package = types.ModuleType("persist_session")
@@ -32,37 +38,61 @@ class _Run:
     """What a run is marked by."""
 
 
-def place_in(root: str) -> Place:
-    """The one record that all processes work on."""
-    return Place(FileStore(root), derive(["k" * 32]), "app-state", "a" * 64)
+class _Recording(FileStore):
+    """Notes what the last write was based on."""
+
+    based_on: str | None = None
+
+    def write(self, name: str, key: str, data: bytes, **options: Any) -> bool:
+        written = super().write(name, key, data, **options)
+        if written:
+            self.based_on = options["based_on"]
+        return written
 
 
 class _Warnings(logging.Handler):
+    """Keeps what was warned of."""
+
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.count = 0
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.count += 1
-        sys.stderr.write(record.getMessage() + "\n")
+        self.messages.append(record.getMessage())
 
 
-def main(root: str, field: str, count: str, mode: str) -> None:
+def _say(line: str) -> None:
+    # In one call: whoever is killed has said a whole line, or nothing.
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(mode: str, root: str, field: str, count: str) -> None:
     """Runs the transactions."""
-    warned = _Warnings()
+    warned, stopped = _Warnings(), list[int]()
     logging.getLogger("persist_session").addHandler(warned)
-    place, run = place_in(root), _Run()
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    store, run = _Recording(root), _Run()
+    place = Place(store, derive(["k" * 32]), "app-state", "a" * 64)
     caller = Caller(View((), dict), dict, weakref.ref(run))
+    _say("ready")
+    sys.stdin.readline()
     live, saved = load(place, caller, OPTIONS)
     live = live or unsaved({}, caller, place.name)
-    for number in range(1, int(count) + 1):
-        with place.lock(60) if mode == "exclusive" else contextlib.nullcontext():
+    for _ in range(int(count)):
+        if stopped:
+            break
+        with contextlib.nullcontext() if mode == "plain" else place.lock(60):
             saved = catch_up(live, place, saved, OPTIONS)
-            live.obj[field] = live.obj.get(field, 0) + 1
+            saw = live.obj.get(field, 0)
+            live.obj[field] = saw + 1
+            if mode == "hold":
+                _say("held")
+                signal.pause()
             saved = commit(live, place, saved, OPTIONS)
-        sys.stdout.write(f"{number}\n")
-        sys.stdout.flush()
-    sys.stdout.write(f"warnings {warned.count}\n")
+        report = {"saw": saw, "wrote": live.obj[field], "version": saved.version, "based_on": store.based_on}
+        _say(json.dumps(report | {"warnings": warned.messages}))
+        warned.messages = []
 
 
 if __name__ == "__main__":

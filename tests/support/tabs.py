@@ -1,0 +1,156 @@
+"""Tabs of one browser in runs that are only pretended: what no server is needed for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from persist_session import host
+from persist_session.host import Ended, Handshake, Run
+from persist_session.settings import Settings
+
+from .records import KEYS, CountingStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+URL = "http://localhost/"
+_local = threading.local()
+
+
+class Browser:
+    """A visitor's browser.
+
+    Attributes:
+        cookies: Values and unix times of expiry, by name.
+    """
+
+    def __init__(self) -> None:
+        self.cookies: dict[str, tuple[str, float]] = {}
+
+    def values(self) -> dict[str, str]:
+        """What has not expired."""
+        return {name: value for name, (value, expires) in self.cookies.items() if expires > time.time()}
+
+    def open(self) -> Tab:
+        """A tab whose handshake has the cookies."""
+        return Tab(self)
+
+
+class _Context:
+    """As much of Streamlit's run context as is asked for."""
+
+    class Coordinator:
+        """What lives as long as the run."""
+
+    def __init__(self) -> None:
+        self.main_script_path = __file__
+        self.parallel_coordinator = self.Coordinator()
+
+
+class Tab(Run):
+    """A tab; with `pretended`, the calling thread runs its script after `begin`."""
+
+    __slots__ = ("_asked", "_browser", "_ends", "_headers", "_memory", "_mounted", "_was_mounted")
+    _asked: tuple[str, Callable[[], None]] | None
+    _browser: Browser
+    _ends: list[Callable[[Ended], None]]
+    _headers: tuple[str, ...]
+    _memory: dict[str, Any]
+    _mounted: set[str]
+    _was_mounted: set[str]
+
+    def __init__(self, browser: Browser) -> None:
+        super().__init__(_Context())
+        own: dict[str, Any] = {"_asked": None, "_browser": browser, "_ends": [], "_memory": {}, "_mounted": set()}
+        for name, value in (own | {"_was_mounted": set()}).items():
+            object.__setattr__(self, name, value)
+        self.reconnect()
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the tab remembers."""
+        return self._memory
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a question to the browser is on the page: its answer starts another run."""
+        return self._asked is not None
+
+    def reconnect(self) -> None:
+        """Lose the connection, and shake hands anew."""
+        sent = tuple(f"{name}={value}" for name, value in self._browser.values().items())
+        object.__setattr__(self, "_headers", sent)
+
+    def begin(self) -> None:
+        """End the tab's last run, and begin another one; it is the calling thread's from now on."""
+        self.end()
+        self._context.parallel_coordinator = _Context.Coordinator()
+        object.__setattr__(self, "_was_mounted", self._mounted)
+        object.__setattr__(self, "_mounted", set())
+        _local.tab = self
+        if self._asked is not None:
+            self._asked[1]()
+
+    def end(self) -> None:
+        """End the run."""
+        while self._ends:
+            self._ends.pop()(Ended(failed=False, drew_all=True))
+
+    def answer(self, key: str) -> dict[str, str] | None:
+        """What the browser said to the question of this key."""
+        return self._browser.values() if self._asked is not None and self._asked[0] == key else None
+
+    def mount(self, *, method: str, **arguments: Any) -> Any:
+        """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
+        if method == "getAll":
+            found = self.answer(arguments["key"])
+            object.__setattr__(self, "_asked", (arguments["key"], arguments["on_change"]))
+            return found
+        value = arguments["value"]
+        if value not in self._was_mounted:
+            self._browser.cookies[arguments["name"]] = value, _unix(arguments["options"])
+        self._mounted.add(value)
+        return None
+
+
+def _unix(options: dict[str, Any]) -> float:
+    return datetime.fromisoformat(options["expires"]).timestamp()
+
+
+def _tab() -> Any:
+    return getattr(_local, "tab", None)
+
+
+@contextmanager
+def pretended(store: CountingStore, max_age: float = 1000.0, lock_timeout: float = 10.0) -> Iterator[Browser]:
+    """A browser whose tabs' runs are the library's, with one store for all."""
+    settings = Settings(
+        keys=KEYS,
+        store=store,
+        max_age=max_age,
+        same_site="lax",
+        secure=None,
+        path=None,
+        ask_browser=True,
+        max_bytes=100_000,
+        lock_timeout=lock_timeout,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "current_run", _tab)
+        patch.setattr(host, "handshake", lambda: Handshake(_tab()._headers, URL))
+        patch.setattr(host, "base_path", lambda: "/")
+        patch.setattr(host, "mount", lambda element: element())
+        patch.setattr(host, "widget_value", lambda key: _tab().answer(key))
+        patch.setattr(host, "forget_widget", lambda key: object.__setattr__(_tab(), "_asked", None))
+        patch.setattr(host, "at_end_of_run", lambda run, end: run._ends.append(end))
+        patch.setattr("persist_session.cookies._component", lambda **arguments: _tab().mount(**arguments))
+        patch.setattr("persist_session.held.sweep_if_due", lambda _: None)
+        patch.setattr("persist_session.settings.resolve", lambda *_: settings)
+        yield Browser()
+        _local.tab = None

@@ -1,0 +1,635 @@
+"""No change is lost silently: two tabs of one visitor, exclusive blocks, renewal, expiry and clearing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import time_machine
+
+from persist_session import (
+    ConfigurationError,
+    LockTimeoutError,
+    StateConflictError,
+    clear_cookie_state,
+    load_state,
+    persist,
+    persistent_state,
+    save_state,
+    state_info,
+)
+from support.records import CountingStore
+from support.tabs import Browser, Tab, pretended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NAME = "app-state"
+MAX_AGE = 1000.0
+
+
+@dataclass
+class AppState:
+    """A state."""
+
+    count: int = 0
+    other: int = 0
+    items: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A state whose fields can't be set."""
+
+    count: int = 0
+    other: int = 0
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    """Return the store of all tabs."""
+    return CountingStore()
+
+
+@pytest.fixture
+def browser(store: CountingStore) -> Iterator[Browser]:
+    """Return a browser, for which nothing is saved yet."""
+    with pretended(store, MAX_AGE) as made:
+        yield made
+
+
+def block(**options: Any) -> persistent_state[Any]:
+    """Return a block of the state."""
+    return persistent_state(NAME, AppState, **options)
+
+
+def save(tab: Tab, **changes: Any) -> None:
+    """Change the state in a run of its own of the tab."""
+    tab.begin()
+    with block() as state:
+        for name, value in changes.items():
+            setattr(state, name, value)
+
+
+def seen(tab: Tab, factory: Callable[[], Any] = AppState, **options: Any) -> Any:
+    """Return what a run of the tab gets."""
+    tab.begin()
+    return load_state(NAME, factory, **options)
+
+
+def two_tabs(browser: Browser, factory: Callable[[], Any] = AppState) -> tuple[Tab, Tab]:
+    """Return two tabs that have loaded the saved state."""
+    first = browser.open()
+    for _ in range(2):  # the browser answers in between
+        first.begin()
+        with persistent_state(NAME, factory):
+            pass
+    tabs = browser.open(), browser.open()
+    for tab in tabs:
+        seen(tab, factory)
+    return tabs
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages of all warnings and worse."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# --- entry
+
+
+def test_an_untouched_object_stays_and_shows_the_other_tabs_values(
+    browser: Browser, store: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is written for it, nothing warned of; and what it is changed to then is a change."""
+    one, two = two_tabs(browser)
+    mine = seen(one)
+    items = mine.items
+    save(two, count=5, items=[1])
+    writes = store.writes
+    one.begin()
+    with block() as state:
+        assert state is mine
+        assert state.items is items or state.items == [1]
+        assert (state.count, state.items) == (5, [1])
+    assert store.writes == writes
+    save(one, count=0)
+    assert seen(browser.open()).count == 0
+    assert warnings(caplog) == []
+
+
+def test_an_unchanged_entry_asks_for_the_version_only(browser: Browser, store: CountingStore) -> None:
+    """And its exit asks for nothing."""
+    tab, _ = two_tabs(browser)
+    before = store.versions, store.reads, store.writes
+    tab.begin()
+    with block():
+        pass
+    assert (store.versions, store.reads, store.writes) == (before[0] + 1, *before[1:])
+
+
+def test_an_entry_after_another_tabs_save_reads_once(browser: Browser, store: CountingStore) -> None:
+    """What it has read then is not read again."""
+    one, two = two_tabs(browser)
+    save(two, count=5)
+    reads = store.reads
+    for _ in range(3):
+        seen(one)
+    assert store.reads == reads + 1
+
+
+# --- both changed: by the end of the block, or before its entry
+
+
+def at_exit(one: Tab, two: Tab, change: Callable[[Any], Any], theirs: dict[str, Any], **options: Any) -> None:
+    """Let tab two save while the block of tab one is open."""
+    one.begin()
+    with block(**options) as state:
+        save(two, **theirs)
+        change(state)
+
+
+def at_entry(one: Tab, two: Tab, change: Callable[[Any], Any], theirs: dict[str, Any], **options: Any) -> None:
+    """Let a callback of tab one change what it holds, and tab two save before tab one's next block."""
+    state = seen(one)
+    save(two, **theirs)
+    change(state)
+    one.begin()
+    with block(**options):
+        pass
+
+
+WAYS = pytest.mark.parametrize("conflict", [at_exit, at_entry])
+
+
+@WAYS
+def test_merge_keeps_both_sides_changes(
+    browser: Browser, conflict: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other fields of one state, and appends to one list: theirs come first; nothing is warned of."""
+    one, two = two_tabs(browser)
+    mine = seen(one)
+
+    def change(state: Any) -> None:
+        state.count = 1
+        state.items.append("mine")
+
+    conflict(one, two, change, {"other": 2, "items": ["theirs"]})
+    for tab in (one, two, browser.open()):
+        assert seen(tab) == AppState(1, 2, ["theirs", "mine"])
+    assert seen(one) is mine
+    assert warnings(caplog) == []
+
+
+@WAYS
+def test_of_two_changes_of_one_value_the_own_one_stays(
+    browser: Browser, conflict: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One WARNING names state and field, and neither value."""
+    one, two = two_tabs(browser)
+    conflict(one, two, lambda state: setattr(state, "count", 1111), {"count": 2222, "other": 3})
+    assert seen(browser.open()) == AppState(1111, 3)
+    [message] = warnings(caplog)
+    assert "AppState.count" in message
+    assert NAME in message
+    assert "1111" not in message
+    assert "2222" not in message
+
+
+@WAYS
+def test_overwrite_keeps_this_sides_state(
+    browser: Browser, conflict: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a whole; who chose it is not warned."""
+    one, two = two_tabs(browser)
+    conflict(
+        one, two, lambda state: setattr(state, "count", 1), {"count": 2, "items": ["theirs"]}, on_conflict="overwrite"
+    )
+    assert seen(two) == seen(one) == seen(browser.open()) == AppState(1)
+    assert warnings(caplog) == []
+
+
+@WAYS
+def test_raise_raises_and_the_next_load_gives_theirs(browser: Browser, conflict: Callable[..., None]) -> None:
+    """The error carries base, mine and theirs; the record stays, nothing of mine is saved by a later exit."""
+    one, two = two_tabs(browser)
+    save(one, count=1)
+    seen(two)
+    with pytest.raises(StateConflictError, match="on_conflict") as caught:
+        conflict(one, two, lambda state: setattr(state, "count", 2), {"count": 3}, on_conflict="raise")
+    error = caught.value
+    assert (error.name, error.base, error.mine, error.theirs) == (NAME, AppState(1), AppState(2), AppState(3))
+    assert seen(browser.open()).count == 3
+    one.begin()
+    with block(on_conflict="raise") as state:
+        assert state.count == 3
+    assert seen(browser.open()).count == 3
+
+
+@WAYS
+def test_raise_is_silent_where_only_one_side_changed(browser: Browser, conflict: Callable[..., None]) -> None:
+    """A change of theirs alone is no conflict."""
+    one, two = two_tabs(browser)
+    conflict(one, two, lambda _: None, {"count": 3}, on_conflict="raise")
+    assert seen(one).count == 3
+
+
+@WAYS
+def test_a_function_decides(browser: Browser, conflict: Callable[..., None]) -> None:
+    """It gets base, mine and theirs once, and what it returns is saved, and given to the tab."""
+    one, two = two_tabs(browser)
+    save(one, count=10)
+    seen(two)
+    asked: list[tuple[int, int, int]] = []
+
+    def add(base: Any, mine: Any, theirs: Any) -> Any:
+        asked.append((base.count, mine.count, theirs.count))
+        return AppState(mine.count + theirs.count - base.count)
+
+    conflict(one, two, lambda state: setattr(state, "count", 11), {"count": 15}, on_conflict=add)
+    assert asked == [(10, 11, 15)]
+    for tab in (browser.open(), one, two):
+        assert seen(tab).count == 16
+
+
+@WAYS
+def test_a_function_may_undo_both_changes(browser: Browser, conflict: Callable[..., None]) -> None:
+    """What it gives back is saved, though this tab loaded just that."""
+    one, two = two_tabs(browser)
+    conflict(one, two, lambda s: setattr(s, "count", 1), {"count": 2}, on_conflict=lambda base, *_: base)
+    assert seen(browser.open()) == AppState()
+
+
+def test_two_conflicts_in_a_row_are_two(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    """What the first one brought in is no change of this side's in the second."""
+    one, two = two_tabs(browser)
+    seen(one).count = 1
+    for value in (2, 3):
+        save(two, other=value)
+        assert seen(one) == AppState(1, value)
+    assert warnings(caplog) == []
+
+
+@WAYS
+def test_a_function_that_returns_none_is_told_so(browser: Browser, conflict: Callable[..., None]) -> None:
+    """A forgotten return is the developer's mistake; theirs stays saved."""
+    one, two = two_tabs(browser)
+    with pytest.raises(ConfigurationError, match="returned None"):
+        conflict(one, two, lambda s: setattr(s, "count", 1), {"count": 2}, on_conflict=lambda *_: None)
+    assert seen(browser.open()).count == 2
+
+
+@WAYS
+def test_what_a_function_raises_is_the_apps_own(browser: Browser, conflict: Callable[..., None]) -> None:
+    """It comes out as it is; theirs stays saved."""
+    one, two = two_tabs(browser)
+
+    def refuse(*_: Any) -> Any:
+        raise ZeroDivisionError("own")
+
+    with pytest.raises(ZeroDivisionError, match="own"):
+        conflict(one, two, lambda s: setattr(s, "count", 1), {"count": 2}, on_conflict=refuse)
+    assert seen(browser.open()).count == 2
+
+
+@pytest.mark.parametrize(
+    ("factory", "mine", "theirs"),
+    [(int, 1111, 2222), (Frozen, Frozen(count=1111), Frozen(other=2222)), (tuple, (1111,), (2222,))],
+)
+def test_what_can_not_be_merged_by_field_is_the_later_writers(
+    browser: Browser, factory: Callable[[], Any], mine: Any, theirs: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A number, a frozen dataclass: with a WARNING that names the class, and no value."""
+    one, two = two_tabs(browser, factory)
+    two.begin()
+    save_state(NAME, theirs)
+    one.begin()
+    save_state(NAME, mine)
+    assert seen(browser.open(), factory) == mine
+    assert seen(two, factory) == mine
+    [message] = warnings(caplog)
+    assert factory.__name__ in message
+    assert "1111" not in message
+    assert "2222" not in message
+
+
+@pytest.mark.parametrize("wrong", ["theirs", "Merge", "", None, 1, True])
+def test_a_wrong_on_conflict_is_refused(wrong: Any) -> None:
+    """Before anything is loaded; the error says what there is."""
+    with pytest.raises(ConfigurationError, match="'merge', 'overwrite', 'raise' or a function"):
+        block(on_conflict=wrong)
+    with pytest.raises(ConfigurationError, match="on_conflict"):
+        load_state(NAME, AppState, on_conflict=wrong)
+
+
+# --- exclusive
+
+
+def in_thread(work: Callable[[], Any]) -> threading.Thread:
+    """Return a started thread."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_an_exclusive_entry_sees_the_newest_value(browser: Browser) -> None:
+    """Two tabs that add one, each in a thread of its own: nothing is lost."""
+    tabs = two_tabs(browser)
+    failed: list[BaseException] = []
+
+    def work(tab: Tab) -> None:
+        try:
+            for _ in range(50):
+                tab.begin()
+                with block(exclusive=True) as state:
+                    state.count += 1
+        except BaseException as error:
+            failed.append(error)
+
+    for thread in [in_thread(partial(work, tab)) for tab in tabs]:
+        thread.join(60)
+    assert failed == []
+    assert seen(browser.open()).count == 100
+
+
+def test_an_exclusive_entry_waits_for_the_other_block(browser: Browser) -> None:
+    """It reads only when it has the lock: what the other block saved at its end is there."""
+    one, two = two_tabs(browser)
+    got: list[int] = []
+
+    def wait() -> None:
+        two.begin()
+        with block(exclusive=True) as state:
+            got.append(state.count)
+
+    one.begin()
+    with block(exclusive=True) as state:
+        thread = in_thread(wait)
+        thread.join(0.05)
+        assert got == []
+        state.count = 7
+    thread.join(60)
+    assert got == [7]
+
+
+def test_who_waits_too_long_is_told_so(store: CountingStore) -> None:
+    """The error names the setting; the block was not opened, and once the lock is free it can be."""
+    with pretended(store, lock_timeout=0.01) as browser:
+        one, two = two_tabs(browser)
+        failed: list[BaseException] = []
+
+        def wait() -> None:
+            two.begin()
+            try:
+                with block(exclusive=True):
+                    failed.append(AssertionError("opened"))
+            except LockTimeoutError as error:
+                failed.append(error)
+
+        one.begin()
+        with block(exclusive=True) as state:
+            in_thread(wait).join(60)
+            state.count = 1
+        [error] = failed
+        assert isinstance(error, LockTimeoutError)
+        assert "lock_timeout" in str(error)
+        two.begin()
+        with block(exclusive=True) as state:
+            assert state.count == 1
+
+
+@pytest.mark.parametrize("on_error", ["discard", "commit"])
+def test_an_exception_in_the_block_frees_the_lock(store: CountingStore, on_error: str) -> None:
+    """Another tab need not wait at all."""
+    with pretended(store, lock_timeout=0.0) as browser:
+        one, two = two_tabs(browser)
+        one.begin()
+        with pytest.raises(ValueError, match="boom"), block(exclusive=True, on_error=on_error):
+            raise ValueError("boom")
+        done: list[bool] = []
+
+        def enter() -> None:
+            two.begin()
+            with block(exclusive=True):
+                done.append(True)
+
+        in_thread(enter).join(60)
+        assert done == [True]
+
+
+def test_an_entry_that_fails_frees_the_lock(store: CountingStore) -> None:
+    """A conflict that raises on entry under the lock."""
+    with pretended(store, lock_timeout=0.0) as browser:
+        one, two = two_tabs(browser)
+        seen(one).count = 1
+        save(two, count=2)
+        one.begin()
+        with pytest.raises(StateConflictError), block(exclusive=True, on_conflict="raise"):
+            pass
+        done: list[bool] = []
+
+        def enter() -> None:
+            two.begin()
+            with block(exclusive=True):
+                done.append(True)
+
+        in_thread(enter).join(60)
+        assert done == [True]
+
+
+def test_an_exclusive_block_inside_of_one_that_is_not_is_refused(browser: Browser) -> None:
+    """The state was loaded before there was a lock; the outer block goes on."""
+    tab, _ = two_tabs(browser)
+    tab.begin()
+    with block() as state:
+        with pytest.raises(ConfigurationError, match="exclusive=True at the outer one"), block(exclusive=True):
+            pass
+        state.count = 1
+    assert seen(browser.open()).count == 1
+    tab.begin()
+    with block(exclusive=True) as outer, block(exclusive=True) as inner, block() as innermost:
+        assert outer is inner is innermost
+        innermost.count = 2
+    assert seen(browser.open()).count == 2
+
+
+def test_exclusive_on_a_class_is_refused() -> None:
+    """At decoration, with the remedy."""
+    options: dict[str, Any] = {"exclusive": True}
+    decorate: Any = persist(NAME, **options)
+    with pytest.raises(ConfigurationError, match=r"with persistent_state\(\.\.\., exclusive=True\)"):
+        decorate(AppState)
+
+
+# --- renewal and expiry
+
+
+def test_a_visit_after_half_of_max_age_renews_the_record_once(store: CountingStore) -> None:
+    """With its whole time, and the same lineage; a visit before that writes nothing."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        writes, lineage = store.writes, held(one).saved.lineage
+        clock.shift(MAX_AGE * 0.4)
+        seen(one)
+        assert store.writes == writes
+        clock.shift(MAX_AGE * 0.2)
+        for tab in (one, one, two, two, one):
+            seen(tab)
+        assert store.writes == writes + 1
+        for tab in (one, two):
+            assert held(tab).saved.expires_at == 10_000 + MAX_AGE * 1.6
+            assert held(tab).saved.lineage == lineage
+        clock.shift(MAX_AGE * 0.9)
+        assert seen(browser.open()) == AppState()
+
+
+@pytest.mark.parametrize("visits", [1, 2, 5])
+def test_a_tab_that_stays_open_keeps_the_cookie_alive(store: CountingStore, visits: int) -> None:
+    """Also the tab that set it, and one that has renewed it before."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        tab = browser.open()
+        seen(tab)
+        save(tab, count=1)
+        for _ in range(visits):
+            clock.shift(MAX_AGE * 0.6)
+            seen(tab)
+        clock.shift(MAX_AGE * 0.4)
+        assert seen(browser.open()).count == 1
+
+
+def test_of_two_tabs_opened_at_once_only_the_one_that_the_browser_knows_renews_its_cookie(
+    store: CountingStore,
+) -> None:
+    """The other one's id would otherwise take its place."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        tabs = browser.open(), browser.open()
+        for _ in range(2):
+            for tab in tabs:
+                tab.begin()
+            for tab in tabs:
+                seen(tab)
+        one, two = tabs
+        assert key(one) != key(two)
+        save(two, count=2)
+        one.reconnect()
+        seen(one)
+        clock.shift(MAX_AGE * 0.6)
+        for tab in (two, one):
+            seen(tab)
+        assert seen(browser.open()).count == 2
+
+
+def test_what_expires_while_the_tab_is_open_is_not_served(store: CountingStore) -> None:
+    """A fresh state under a new id, which the other tab finds by the browser; a late save brings nothing back."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        save(one, count=1)
+        old = key(one)
+        clock.shift(MAX_AGE * 1.1)
+        for _ in range(2):
+            assert seen(one) == AppState()
+        save(one, other=2)
+        assert key(one) not in (None, old)
+        seen(two)
+        assert seen(two) == AppState(other=2)
+        assert key(two) == key(one)
+
+
+def test_a_block_that_was_open_when_the_record_expired_saves_nothing_of_it(store: CountingStore) -> None:
+    """What lies in the store by then is swept."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        tab, _ = two_tabs(browser)
+        tab.begin()
+        with block() as state:
+            state.count = 1
+            clock.shift(MAX_AGE * 1.1)
+            store.delete_expired()
+        assert store._records == {}
+        assert seen(tab) == AppState()
+
+
+# --- cleared elsewhere
+
+
+def clear(tab: Tab) -> None:
+    """Clear in a run, and go on in the next one, which sends the new cookie."""
+    tab.begin()
+    clear_cookie_state(NAME)
+    save(tab)
+
+
+def test_what_was_cleared_elsewhere_is_fresh(browser: Browser) -> None:
+    """The other tab asks the browser and finds the new id."""
+    one, two = two_tabs(browser)
+    save(two, count=1)
+    clear(one)
+    assert seen(two) == AppState()
+    assert seen(two) == AppState()
+    assert key(one) == key(two)
+    save(one, count=2)
+    assert seen(two).count == 2
+
+
+def test_a_late_save_of_what_was_cleared_elsewhere_brings_nothing_back(browser: Browser, store: CountingStore) -> None:
+    """Neither under the old id nor under the new one; the visitor's next change is saved again."""
+    one, two = two_tabs(browser)
+    old = key(two)
+    two.begin()
+    with block() as state:
+        state.count = 1
+        clear(one)
+        two.begin()
+    assert [record for _, record in store._records] == [key(one)]
+    assert key(one) != old
+    assert seen(one) == seen(browser.open()) == AppState()
+    seen(two)
+    save(two, other=2)
+    assert seen(one) == AppState(other=2)
+
+
+def test_a_save_by_hand_of_what_was_cleared_elsewhere_brings_nothing_back(
+    browser: Browser, store: CountingStore
+) -> None:
+    """Neither the object that was loaded before, nor another one that was made of it."""
+    one, two = two_tabs(browser)
+    for late in (lambda state: state, lambda state: AppState(state.count)):
+        save(two, count=1)
+        state = seen(two)
+        clear(one)
+        two.begin()
+        state.count = 2
+        save_state(NAME, late(state))
+        assert [record for _, record in store._records] == [key(one)]
+        for _ in range(3):
+            assert seen(two) == AppState()
+        assert seen(one) == AppState()
+
+
+def test_a_long_idle_tab_does_not_put_the_cleared_id_back(store: CountingStore) -> None:
+    """Though its own cookie's time is half over: the browser keeps the id of the tab that cleared."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        clear(one)
+        clock.shift(MAX_AGE * 0.3)
+        save(one, count=1)
+        clock.shift(MAX_AGE * 0.3)
+        for _ in range(2):
+            seen(two)
+        assert seen(browser.open()).count == 1
+        assert key(two) == key(one)
+
+
+def held(tab: Tab) -> Any:
+    """Return what the tab holds of the state."""
+    return tab.memory["tab"].held[NAME]
+
+
+def key(tab: Tab) -> str | None:
+    """Return the tab's record key."""
+    tab.begin()
+    info = state_info(NAME)
+    return info.record_key if info else None
