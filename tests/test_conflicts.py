@@ -22,6 +22,7 @@ from persist_session import (
     save_state,
     state_info,
 )
+from persist_session import held as held_module
 from support.records import CountingStore
 from support.tabs import Browser, Tab, pretended
 
@@ -621,6 +622,54 @@ def test_a_long_idle_tab_does_not_put_the_cleared_id_back(store: CountingStore) 
             seen(two)
         assert seen(browser.open()).count == 1
         assert key(two) == key(one)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_who_clears_what_was_cleared_elsewhere_clears_what_came_after_it(
+    browser: Browser, store: CountingStore, runs: int
+) -> None:
+    """The visitor who logs out in one tab means what the browser has, not what this tab knew of it."""
+    one, two = two_tabs(browser)
+    clear(one)
+    save(one, count=1)
+    two.begin()
+    clear_cookie_state(NAME)
+    for _ in range(runs):
+        assert seen(two) == AppState()
+    for _ in range(2):
+        save(two, other=1)
+    assert [record for _, record in store._records] == [key(two)]
+    assert seen(browser.open()) == AppState(other=1)
+
+
+def test_a_run_that_raises_when_the_browser_is_known_takes_nothing_of_an_earlier_block(browser: Browser) -> None:
+    """What that block left was never saved: it is merged with the record, as if there had been no exception."""
+    one, two = browser.open(), browser.open()
+    for tab, name in ((one, "count"), (two, "other")):
+        tab.begin()
+        with block() as state:
+            setattr(state, name, 1)
+    for _ in range(2):
+        save(one)
+    two.reconnect()
+    two.begin()
+    with pytest.raises(ValueError, match="boom"), block():
+        raise ValueError("boom")
+    save(two)
+    assert seen(browser.open()) == AppState(count=1, other=1)
+
+
+def test_whoever_learns_the_browser_looks_whether_a_sweep_is_due(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the handshake or by an answer; who does not know it has no store to look after."""
+    looked: list[object] = []
+    monkeypatch.setattr(held_module, "sweep_if_due", looked.append)
+    tab = browser.open()
+    seen(tab)
+    assert looked == []
+    seen(tab)
+    assert len(looked) == 1
 
 
 def held(tab: Tab) -> Any:
