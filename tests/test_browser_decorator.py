@@ -32,31 +32,28 @@ COUNTED_STORE = """
 
     from persist_session import FileStore
 
-    class CountedStore:
-        def __init__(self):
-            self.store = FileStore(Path("records").absolute())
-
+    class CountedStore(FileStore):
         def note(self, letter):
             with Path("asked").open("a") as asked:
                 asked.write(letter)
 
         def read(self, name, key):
             self.note("r")
-            return self.store.read(name, key)
+            return super().read(name, key)
 
         def write(self, name, key, data, **options):
             self.note("w")
-            return self.store.write(name, key, data, **options)
+            return super().write(name, key, data, **options)
 
         def delete(self, name, key):
             self.note("d")
-            self.store.delete(name, key)
+            super().delete(name, key)
 
         def set_aside(self, name, key, **options):
             self.note("a")
-            self.store.set_aside(name, key, **options)
+            super().set_aside(name, key, **options)
 
-    store = CountedStore()
+    store = CountedStore(Path("records").absolute())
 """
 
 ON_A_CLASS = numbered("""
