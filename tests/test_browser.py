@@ -596,7 +596,8 @@ EVERYWHERE = [
 ]
 
 # Where an element stands, whenever that changed; in a dialog, which comes in gliding, within the dialog.
-# A form's own button is a while in coming, and moves what is below the form: only the last place counts there.
+# A form's own button is a while in coming, and moves what is below the form: only the last place counts there. So does
+# what comes into a container later than what stands below it.
 WATCH = """() => {
     const seen = window.__places = { after: [], below: [] };
     const isFormAbove = location.search.includes('form');
@@ -611,6 +612,9 @@ WATCH = """() => {
             const y = Math.round(box.y - (dialog?.getBoundingClientRect().y ?? 0));
             if (name === 'below' && isFormAbove) {
                 places.length = 0;
+            }
+            if (name === 'after' && !places.length) {
+                seen.below.length = 0;
             }
             if (places.at(-1) !== y) {
                 places.push(y);
