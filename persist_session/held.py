@@ -37,7 +37,7 @@ class Block:
     Attributes:
         obj: What the block got.
         run: The run that opened it.
-        before: The object's pickle before that, where blocks of other runs were open.
+        before: The object's pickle before that, where blocks of other runs were open, or no record held it yet.
         exclusively: Holds the record's lock, if the block is exclusive and the browser known.
         is_exclusive: Whether it was to be.
         depth: How many blocks are in one another.
@@ -252,10 +252,10 @@ class Held:
         # A callback of a widget that is still on the page holds the object that is thrown away: what it does to it is
         # no part of the error. Nor is what an older run did, that has not left its block yet.
         before = block.before if self._has_unsaved else None
-        unsaved = self.draft[1] if self.draft is not None and self.saved.version is None else None
+        draft = self.draft[1] if self.draft is not None and self.saved.version is None else None
         self.live = None
         with suppress(UnpicklableError, UnrestorableError):
-            live.go_back(before or unsaved or live.base)
+            live.go_back(before or draft or live.base)
             self.live = live
 
     def ended(self, run: weakref.ref[Any]) -> None:
@@ -304,6 +304,7 @@ class Held:
             raise unpicklable(error, self.name) from error
         if self.place is None and self.binding.is_pending:
             self.place = self._find_place()  # a new id, under which nothing can lie yet
+        self.live.absorb()  # in a callback, no entry of this run has heard what was done to an earlier object
         self.is_save_due = True
         self.commit()
 

@@ -76,7 +76,7 @@ class Live:
         Raises:
             UnpicklableError: Part of the object can't be pickled.
         """
-        self.absorb()
+        self.absorb(only_running=True)
         now = self._dump()
         return None if self.saved and not self.is_touched and now.data == self._baseline else now
 
@@ -116,26 +116,25 @@ class Live:
         """What was last loaded or saved, as an object of its own."""
         return loads(self.base, self.caller.view)
 
-    def follow(self, theirs: Any) -> None:
+    def follow(self, theirs: Live) -> None:
         """Makes an untouched object what the record holds by now; the same object, where that can be.
 
         Args:
-            theirs: The record's object, made of the classes of the view.
+            theirs: What the record holds, made of the classes of the view.
         """
-        self.base = dumps(theirs).data
-        self.obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs, theirs_win=True)
+        self.base = theirs.base
+        self.obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs.obj, theirs_win=True)
         self._baseline, self.saved = self._dump().data, True
 
-    def rebase(self, theirs: Any, *, theirs_win: bool = False) -> list[str]:
+    def rebase(self, theirs: Live, *, theirs_win: bool = False) -> list[str]:
         """Brings in what the record holds by now, and returns the fields that both sides changed.
 
         Args:
-            theirs: The record's object, made of the classes of the view.
+            theirs: What the record holds, made of the classes of the view.
             theirs_win: Whether their change stays where both changed one value; else the own one does.
         """
-        base = dumps(theirs).data
-        obj, lost = merge(self.base_object(), self.obj, theirs, theirs_win=theirs_win)
-        self.settle(obj, base)
+        obj, lost = merge(self.base_object(), self.obj, theirs.obj, theirs_win=theirs_win)
+        self.settle(obj, theirs.base)
         return lost
 
     def settle(self, obj: Any, base: bytes) -> None:
@@ -159,13 +158,13 @@ class Live:
         Raises:
             UnpicklableError: Part of the object can't be pickled.
         """
-        dumps(obj)
-        self._earlier = []
         self._put(obj)
+        self._earlier = []
 
     def _put(self, obj: Any) -> None:
+        pickled = self._note(dumps(obj))
         self.obj, self.is_touched = obj, True
-        self._shapes = shapes(self._dump().references, self.caller.factory)
+        self._shapes = shapes(pickled.references, self.caller.factory)
 
     def bring_over(self, caller: Caller) -> None:
         """Makes the object one of the classes that this run sees.
@@ -186,9 +185,8 @@ class Live:
         own = type(self.obj)
         name = (own.__module__, own.__qualname__)
         anew = view.defined_anew(self.caller.view)
-        if anew:
-            # What a callback put into the object since its last pickle may be of any class that the run before saw.
-            self._dump()
+        # What a callback put into the object since its last pickle may be of any class that the run before saw.
+        data = self._dump().data if anew else None
         # A run that is not over yet may put more of them in.
         must_part = not anew <= {name} and self.caller.run() is not None
         if view.sees(self._references) and not must_part:
@@ -197,11 +195,10 @@ class Live:
         # A module that was loaded anew has other classes throughout.
         is_enough = name[0] == "__main__" and self._is_root_alone and view.sees(others) and not must_part
         if not (is_enough and _set_class(self.obj, view.find(*name))):
-            self._round_trip(view)
+            self._round_trip(data or self._dump().data, view)
         self._grow(view, factory)
 
-    def _round_trip(self, view: View) -> None:
-        before = self._dump().data
+    def _round_trip(self, before: bytes, view: View) -> None:
         self.is_touched |= before != self._baseline
         self._part_with(before)
         self.obj = loads(before, view)
@@ -226,17 +223,25 @@ class Live:
         self._shapes = shapes({name: view.find(*name) for name in self._references}, factory)
 
     def _dump(self) -> Pickled:
-        pickled = dumps(self.obj)
+        return self._note(dumps(self.obj))
+
+    def _note(self, pickled: Pickled) -> Pickled:
         self._references, self._is_root_alone = pickled.references, pickled.is_root_alone
         return pickled
 
-    def absorb(self) -> None:
+    def absorb(self, *, only_running: bool = False) -> None:
         """Brings in what was changed meanwhile on objects that were the live one.
 
         A run that has not noticed yet that it is over still works on its own object, and so does the callback of a
         widget that an interrupted run did not draw again. Where both changed one value, the newer object wins.
+
+        Args:
+            only_running: Look only at those of runs that are not over. Callbacks come before a run, so its entry has
+                heard them.
         """
         for earlier in list(self._earlier):
+            if only_running and earlier.run() is None:
+                continue
             try:
                 now = dumps(earlier.obj).data
                 if now != earlier.data:

@@ -355,8 +355,8 @@ def check_name(name: object) -> None:
     """
     if not is_name(name):
         raise ConfigurationError(
-            f"name must be 1 to 64 letters, digits, '_', '.' or '-' (a cookie and a folder are called by it), "
-            f"not {name!r}."
+            f"name must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots (a cookie and a folder are "
+            f"called by it), such as \"app-state\"; it is {name!r}."
         )
 
 

@@ -186,7 +186,7 @@ def catch_up(live: Live, place: Place, saved: Saved, options: Options, *, is_ent
         live.saved = False
         return Saved()
     if live.is_untouched():
-        live.follow(theirs.obj)
+        live.follow(theirs)
     else:
         try:
             _settle(live, theirs, place.name, options, is_late=is_entry and saved.version is None)
@@ -207,7 +207,7 @@ def _settle(live: Live, theirs: Live, name: str, options: Options, *, is_late: b
     decide = options.on_conflict
     if decide == "merge" or is_late:
         said = "before the saved state was known: that stays" if is_late else "elsewhere too: the later change stays"
-        for field in live.rebase(theirs.obj, theirs_win=is_late):
+        for field in live.rebase(theirs, theirs_win=is_late):
             _log.warning("State %r: %s was changed %s.", name, field, said)
     elif decide == "overwrite":
         live.settle(live.obj, theirs.base)

@@ -445,7 +445,7 @@ def test_a_sweep_rests_after_each_folder(root: Path, monkeypatch: pytest.MonkeyP
         store.write(NAME, key, b"one", version=V1, based_on=None, expires_at=LATER)
     rests: list[float] = []
     seconds = itertools.count()
-    clock = SimpleNamespace(time=time.time, monotonic=lambda: float(next(seconds)), sleep=rests.append)
+    clock = SimpleNamespace(time=time.time, thread_time=lambda: float(next(seconds)), sleep=rests.append)
     monkeypatch.setattr("persist_session.stores.file.time", clock)
     store.delete_expired(pause=3)
     assert rests == [3.0, 3.0]

@@ -449,7 +449,7 @@ def test_of_two_changes_of_one_value_the_newer_runs_wins(caplog: pytest.LogCaptu
 
 def test_a_late_change_that_can_not_be_pickled_is_lost_and_said(caplog: pytest.LogCaptureFixture) -> None:
     """It does not stop the newer run, once and for all."""
-    live, earlier, later, _, _ = copied()
+    live, earlier, later, _first, _second = copied()
     later.count = 1
     earlier.log["f"] = lambda: 1
     assert live.change() is not None
@@ -524,7 +524,7 @@ def test_rebase_brings_in_what_the_record_holds() -> None:
     obj.count, obj.log = 1, {"mine": 1}
     theirs = run.State()
     theirs.count, theirs.items = 2, [run.Item(5)]
-    assert live.rebase(theirs) == ["State.count"]
+    assert live.rebase(begin(run, theirs)) == ["State.count"]
     assert live.obj is obj
     assert (obj.count, [item.n for item in obj.items], obj.log) == (1, [5], {"mine": 1})
     assert live.change() is not None
@@ -537,8 +537,8 @@ def test_after_a_rebase_the_record_is_the_base() -> None:
     live.obj.items.append(1)
     theirs = run.State()
     theirs.items.append(2)
-    live.rebase(theirs)
+    live.rebase(begin(run, theirs))
     theirs = run.State()
     theirs.items += [2, 3]
-    live.rebase(theirs)
+    live.rebase(begin(run, theirs))
     assert live.obj.items == [2, 3, 1]

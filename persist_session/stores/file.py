@@ -55,7 +55,7 @@ _REMOVED_AT_ONCE = 64
 class FileStore:
     """Keeps records as files under `root`; a write is whole or not at all, also on a crash or a full disk.
 
-    Nothing is made before the first write. Files get mode 0600, folders 0700.
+    Nothing is made before the first write or lock. Files get mode 0600, folders 0700.
 
     Args:
         root: The folder. It and its parents are made where they are missing.
@@ -200,7 +200,7 @@ class FileStore:
         """Remove expired records, what was set aside until now, and what killed writers left; return their number.
 
         Args:
-            pause: How long to rest after each folder, as a multiple of the time that the folder took.
+            pause: How long to rest after each folder, as a multiple of the processor's time that the folder took.
 
         Raises:
             StoreError: A file can't be removed.
@@ -209,10 +209,10 @@ class FileStore:
         removed = 0
         with self._failures("sweep"):
             for folder in shards(self._root):
-                started = time.monotonic()
+                started = time.thread_time()
                 self._judge_folders(folder / "any")
                 removed += self._remove_expired(folder)
-                time.sleep(pause * (time.monotonic() - started))
+                time.sleep(pause * (time.thread_time() - started))
         return removed
 
     def _remove_expired(self, folder: Path) -> int:
@@ -228,8 +228,11 @@ class FileStore:
 
     def _make_folders(self, path: Path) -> None:
         for folder in folders(self._root, path):
-            make_folder(folder)
-            self._judge(folder)  # before anything is made in it
+            self._make(folder)
+
+    def _make(self, folder: Path) -> None:
+        make_folder(folder)
+        self._judge(folder)  # before anything is made in it
 
     def _judge_folders(self, path: Path) -> None:
         for folder in folders(self._root, path):
@@ -271,8 +274,7 @@ class FileStore:
     def _lock(self, file: str, timeout: float) -> Iterator[None]:
         folder = locks_folder(self._root)
         for each in (self._root, folder):
-            make_folder(each)
-            self._judge(each)
+            self._make(each)
         with file_lock(folder / file, timeout):
             yield
 
