@@ -356,7 +356,7 @@ def check_name(name: object) -> None:
     if not is_name(name):
         raise ConfigurationError(
             f"name must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots (a cookie and a folder are "
-            f"called by it), such as \"app-state\"; it is {name!r}."
+            f'called by it), such as "app-state"; it is {name!r}.'
         )
 
 
