@@ -37,6 +37,7 @@ class Binding:
     _expires: float = 0.0
     _signed_at: float = math.inf
     _is_outdated: bool = False
+    _expired: str | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _sent_in: weakref.ref[Any] | None = None
     _times_sent: int = 0
@@ -112,7 +113,9 @@ class Binding:
 
     def issue(self, settings: Settings, max_age: float) -> None:
         """Binds the tab to a new id, whose cookie is to be sent."""
-        self.session_id, self._is_cleared = new_session_id(), False  # what is found later was made after the clearing
+        # Of several tabs whose state expired, each goes on under the old id: so they go on with one state.
+        self.session_id, self._expired = self._expired or new_session_id(), None
+        self._is_cleared = False  # what is found later was made after the clearing
         self._sign(settings, max_age)
 
     def _sign(self, settings: Settings, max_age: float) -> None:
@@ -121,10 +124,15 @@ class Binding:
         self._expires = self._signed_at + max_age
         self._cookie = sign(self.name, self.session_id, settings.keys)  # last: who sees it sends it, with its expiry
 
-    def outdate(self) -> None:
-        """Lets go of the id: another tab cleared the state, and the browser knows a newer one than the handshake."""
+    def outdate(self, *, is_expired: bool = False) -> None:
+        """Lets go of the id: another tab cleared the state, and the browser knows a newer one than the handshake.
+
+        Args:
+            is_expired: The state may as well have expired. If the browser knows no newer id, this one is issued again.
+        """
         with self._lock:
-            if self.session_id is not None:
+            self._expired = self.session_id if is_expired else None
+            if self.session_id is not None and not is_expired:
                 self.retired |= {self.session_id}
             self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
         self.question.forget(self.name)

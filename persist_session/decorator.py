@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
 from persist_session.errors import ConfigurationError, PersistSessionError
-from persist_session.held import Block
 from persist_session.state import (
     MaxAge,
     OnError,
@@ -142,14 +141,6 @@ def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
     return persistent
 
 
-@dataclass(slots=True)
-class _Called:
-    """That the class of a state was called in a run: with what, and what it returned."""
-
-    block: Block
-    arguments: Any = field(repr=False)
-
-
 class _Factory:
     """Makes an ordinary instance, and goes by the name of its class."""
 
@@ -167,35 +158,37 @@ def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, An
     failures: dict[str, PersistSessionError] = run.memory.setdefault("failures", {})
     if name in failures:
         raise failures.pop(name)
-    called: dict[str, _Called] = run.memory.setdefault("called", {})
-    in_this_run = {other: call for other, call in called.items() if call.block.run == run.mark}
-    if name in in_this_run and in_this_run[name].arguments != factory.arguments:
+    called: dict[weakref.ref[Any], dict[str, Any]] = run.memory.setdefault("called", {})
+    in_this_run = called.setdefault(run.mark, {})
+    if name in in_this_run and in_this_run[name] != factory.arguments:
         raise ConfigurationError(
             f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
             f"{name!r}; call it with the same arguments, or set attributes."
         )
-    state = persistent_state(name, factory, **options).load()
+    state = persistent_state(name, factory, **options).call(run)
     if not in_this_run:
         _save_at_end(run, called, failures)
-    called[name] = _Called(Block(state, run.mark), factory.arguments)
+    in_this_run[name] = factory.arguments
     return state
 
 
-def _save_at_end(run: host.Run, called: dict[str, _Called], failures: dict[str, PersistSessionError]) -> None:
+def _save_at_end(
+    run: host.Run, called: dict[weakref.ref[Any], dict[str, Any]], failures: dict[str, PersistSessionError]
+) -> None:
     mark = run.mark
 
     def end(how: host.Ended) -> None:
-        for name, call in list(called.items()):
-            if call.block.run == mark:
-                del called[name]
-                _save(run, name, call.block, failures, failed=how.failed)
+        for name in called.pop(mark, {}):
+            _save(run, mark, name, failures, failed=how.failed)
 
     host.at_end_of_run(run, end)
 
 
-def _save(run: host.Run, name: str, block: Block, failures: dict[str, PersistSessionError], *, failed: bool) -> None:
+def _save(
+    run: host.Run, mark: weakref.ref[Any], name: str, failures: dict[str, PersistSessionError], *, failed: bool
+) -> None:
     try:
-        end_of_run(run, name, block, failed=failed)
+        end_of_run(run, mark, name, failed=failed)
     except PersistSessionError as error:
         _log.error("The state %r could not be saved at the end of the run: %s", name, error)
         failures[name] = error

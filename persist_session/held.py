@@ -15,7 +15,7 @@ from persist_session.errors import (
     ConfigurationError,
     PersistSessionError,
     StateConflictError,
-    StateError,
+    StoreError,
     UnloadableStateError,
 )
 from persist_session.live import Caller, Live
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Block:
     """The outermost open block of one thread: those inside it get its object and leave the saving to it.
+
+    Or what a class that persists opens by its first call in a run, and the run's end leaves.
 
     Attributes:
         obj: What the block got.
@@ -56,7 +58,7 @@ class Held:
     """What a tab holds of one name, from its first load to its clearing.
 
     Attributes:
-        lock: Guards everything below; never held while an element of Streamlit is mounted.
+        lock: Guards everything below; this library mounts no element of Streamlit while it holds it.
         settings: The settings in force when the state was last loaded.
         options: How the last load said that the state is to be kept.
         factory: What the last load said that makes a fresh state.
@@ -66,7 +68,7 @@ class Held:
         draft: Pickles of a state that no record holds yet: as the factory made it, and as it comes back after an
             exception.
         saved: What the next save is based on.
-        blocks: The open blocks, by thread.
+        blocks: The open blocks, by thread; those that end with a run, by the run.
         is_save_due: The state was saved by hand before the browser was known.
         is_cleared: The visitor's state was cleared: whoever still holds this must not save it.
         before_clearing: The live object that was cleared here: saving it by hand does not bring it back.
@@ -83,7 +85,7 @@ class Held:
     live: Live | None = None
     draft: tuple[bytes, bytes] | None = field(default=None, repr=False)
     saved: Saved = field(default_factory=Saved)
-    blocks: dict[int, Block] = field(default_factory=dict)
+    blocks: dict[int | weakref.ref[Any], Block] = field(default_factory=dict)
     is_save_due: bool = False
     is_cleared: bool = False
     before_clearing: Live | None = None
@@ -105,7 +107,7 @@ class Held:
         """The live object, loaded if it has to be, in the classes that the caller sees.
 
         Raises:
-            ClearedError: The state was cleared elsewhere, or has expired: `let_go` of it, and bind again.
+            ClearedError: The state was cleared elsewhere, or has expired: it is let go. Bind again.
             UnloadableStateError: A class of it is gone.
             PersistSessionError: See `persistent_state`.
         """
@@ -130,8 +132,13 @@ class Held:
                 "loaded.",
                 name=self.name,
             ) from error
-        except StateConflictError:
-            self.live = None
+        except ClearedError:
+            self.let_go()
+            raise
+        except StoreError:
+            raise  # the next run tries again
+        except Exception:
+            self.live = None  # as what an exception in the block leaves: else every later run met the same error
             raise
         if self.is_save_due and self.place is not None:
             self.commit()  # after it there may be no live object: another tab cleared the state
@@ -206,8 +213,8 @@ class Held:
     def let_go(self) -> None:
         """Forgets the state and the place of its record: it was cleared elsewhere, or has expired."""
         _log.info("The state %r was cleared elsewhere, or has expired: this tab's is not saved.", self.name)
+        self.binding.outdate(is_expired=self.saved.is_expired)
         self.place, self.live, self.draft, self.saved, self.is_save_due = None, None, None, Saved(), False
-        self.binding.outdate()
 
     def _find_place(self) -> Place | None:
         if self.place is not None or self.binding.session_id is None:
@@ -237,13 +244,14 @@ class Held:
             return
         try:
             self.commit()
-        except PersistSessionError as failure:
+        except Exception as failure:
             if error is None:
-                if isinstance(failure, StateError):
+                if not isinstance(failure, StoreError):
                     self.live = None  # else every later run of this visitor would meet the same error
                 raise
             # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
-            _log.error("The state %r could not be saved: %s. It is tried again.", self.name, failure)
+            said = failure if isinstance(failure, PersistSessionError) else type(failure).__name__
+            _log.error("The state %r could not be saved: %s. It is tried again.", self.name, said)
 
     def _discard(self, live: Live, block: Block) -> None:
         if self.run != block.run:
@@ -278,10 +286,13 @@ class Held:
         # Whoever saves is told what went wrong: no later load meets the same error.
         self.is_save_due = False
         try:
-            self.saved = commit(self.live, self.place, self.saved, self.options)
+            self.saved = commit(self.live, self.place, self.saved, self.options, self._note)
         except ClearedError:
             self.let_go()
         self.draft = None
+
+    def _note(self, saved: Saved) -> None:
+        self.saved = saved
 
     def save(self, obj: Any, caller: Caller) -> None:
         """Saves the live object, or another one in its place; once the browser is known.
@@ -306,7 +317,11 @@ class Held:
             self.place = self._find_place()  # a new id, under which nothing can lie yet
         self.live.absorb()  # in a callback, no entry of this run has heard what was done to an earlier object
         self.is_save_due = True
-        self.commit()
+        try:
+            self.commit()
+        except StateConflictError:
+            self.live = None  # so that it can be loaded again, and the change repeated
+            raise
 
     def clear(self, settings: Settings, max_age: float) -> Held:
         """Deletes the record, and returns what takes this one's place.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from persist_session.merge import merge
+from persist_session.merge import merge, same
 from persist_session.pickling import Pickled, UnpicklableError, dumps, loads
 from persist_session.shape import FACTORY, changed, fill, shapes
 from persist_session.view import UnrestorableError, View
@@ -125,6 +125,8 @@ class Live:
         self.base = theirs.base
         self.obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs.obj, theirs_win=True)
         self._baseline, self.saved = self._dump().data, True
+        # An overlapping run may have changed it meanwhile. Not compared with `theirs`, of which it has parts by now.
+        self.is_touched = not same(self.obj, loads(theirs.base, self.caller.view))
 
     def rebase(self, theirs: Live, *, theirs_win: bool = False) -> list[str]:
         """Brings in what the record holds by now, and returns the fields that both sides changed.

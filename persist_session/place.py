@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
+from persist_session.errors import StoreError
 from persist_session.keys import Keys
 from persist_session.record import BadSealError, Record, new_lineage, new_version, open_sealed, seal
 from persist_session.stores import Store
@@ -109,14 +110,21 @@ class Place:
         """
         now = time.time()
         record = Record(payload, new_version(), based_on.lineage or new_lineage(), now, now + max_age)
-        written = self.store.write(
-            self.name,
-            self.record_key,
-            seal(self.record_key, record, self.keys),
-            version=record.version,
-            based_on=based_on.version,
-            expires_at=record.expires_at,
-        )
+        try:
+            written = self.store.write(
+                self.name,
+                self.record_key,
+                seal(self.record_key, record, self.keys),
+                version=record.version,
+                based_on=based_on.version,
+                expires_at=record.expires_at,
+            )
+        except StoreError as error:
+            # It may have failed with the record in its place: tried again, this save would meet itself as another's.
+            if self.version() != record.version:
+                raise
+            written = True
+            _log.error("State %r was saved, but may be lost if the machine fails now: %s", self.name, error)
         return Saved(record.version, record.lineage, record.saved_at, record.expires_at) if written else None
 
     def renew(self, saved: Saved, max_age: float) -> Saved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,14 +127,24 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         obj: T = self._at_home(run, self._load)
         return obj
 
+    def call(self, run: host.Run) -> Any:
+        """What a call of a class that persists returns: its first one opens a block that the run's end leaves."""
+        return self._at_home(run, self._open_until_end)
+
+    def _open_until_end(self, held: Held, run: host.Run) -> Any:
+        with held.lock:
+            obj = held.bring(self._caller(run))
+            if run.mark not in held.blocks:
+                held.blocks[run.mark] = Block(obj, run.mark, held.snapshot())
+            held.blocks[run.mark].obj = obj
+            return obj
+
     def _at_home(self, run: host.Run, enter: Callable[[Held, host.Run], R]) -> R:
         """What `enter` returns for what the tab holds; once more, where the state turns out to be cleared elsewhere."""
         held = self._meet(run)
         try:
             return enter(held, run)
         except ClearedError:
-            with held.lock:
-                held.let_go()
             return enter(self._meet(run), run)
 
     def _open_block(self, held: Held, run: host.Run) -> Held:
@@ -209,21 +220,24 @@ def _watch(run: host.Run, held: Held) -> None:
         host.at_end_of_run(run, end)
 
 
-def end_of_run(run: host.Run, name: str, block: Block, *, failed: bool) -> None:
+def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool) -> None:
     """Saves what the run changed, as the end of a block would; or throws it away, if the run showed an exception.
 
     Args:
         run: Any run of the tab.
+        mark: The run that is over.
         name: The state's.
-        block: What the run got.
         failed: Whether it showed an exception.
 
     Raises:
         PersistSessionError: See `persistent_state`.
     """
     held = tab_of(run).held.get(name)
-    if held is not None:
-        with held.lock:
+    if held is None:
+        return
+    with held.lock:
+        block = held.blocks.pop(mark, None)
+        if block is not None:
             held.leave(block, Exception() if failed else None)
 
 
@@ -284,11 +298,8 @@ def save_state(name: str, state: object) -> None:
     held = tab_of(run).held.get(name)
     if held is None or held.factory is None:
         raise ConfigurationError(f"The state {name!r} was never loaded in this tab; call load_state before save_state.")
-    with held.lock:
-        try:
-            held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
-        except ClearedError:
-            held.let_go()
+    with held.lock, contextlib.suppress(ClearedError):
+        held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
 
 
 def clear_cookie_state(name: str) -> None:

@@ -16,7 +16,8 @@ _log = logging.getLogger(__name__)
 _PAUSE = 3.0
 _LOOK_EVERY = 3600.0
 
-_looked_at: dict[int, float] = {}
+# The store is there to keep its id its own; it may not be hashable.
+_looked_at: dict[int, tuple[Store, float]] = {}
 _guard = threading.Lock()
 
 
@@ -24,9 +25,9 @@ def sweep_if_due(store: Store) -> None:
     """Starts a sweep in a thread of its own where the store's last one was a day ago; returns at once."""
     now = time.monotonic()
     with _guard:
-        if now - _looked_at.get(id(store), -_LOOK_EVERY) < _LOOK_EVERY:
+        if now - _looked_at.get(id(store), (store, -_LOOK_EVERY))[1] < _LOOK_EVERY:
             return
-        _looked_at[id(store)] = now
+        _looked_at[id(store)] = store, now
     threading.Thread(target=_sweep, args=(store,), name="persist-session-sweep", daemon=True).start()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from persist_session.errors import (
@@ -16,6 +16,7 @@ from persist_session.errors import (
     UnpicklableStateError,
 )
 from persist_session.live import Caller, Live
+from persist_session.merge import same
 from persist_session.pickling import Pickled, UnpicklableError, loads
 from persist_session.place import Absence, Place, Saved
 from persist_session.shape import fill
@@ -107,8 +108,17 @@ def unpicklable(error: UnpicklableError, name: str) -> UnpicklableStateError:
     )
 
 
-def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
+def commit(
+    live: Live, place: Place, saved: Saved, options: Options, note: Callable[[Saved], None] = lambda _: None
+) -> Saved:
     """Saves the live object if it changed, and returns what the next save is based on.
+
+    Args:
+        live: The live object.
+        place: Where the record lies.
+        saved: What the tab knows of it.
+        options: How the state is kept.
+        note: Called with what the next save is based on where this one has caught up, and may still fail.
 
     Raises:
         ClearedError: The record was deleted since it was loaded.
@@ -128,6 +138,7 @@ def commit(live: Live, place: Place, saved: Saved, options: Options) -> Saved:
             live.note_saved(pickled)
             return written
         saved = catch_up(live, place, saved, options, is_entry=False)
+        note(saved)
     raise StoreError(
         f"The record of state {place.name!r} changed at each of {_CONFLICT_RETRIES} attempts to save it; "
         "find out what writes it all the time."
@@ -173,8 +184,10 @@ def catch_up(live: Live, place: Place, saved: Saved, options: Options, *, is_ent
         StateConflictError: Both sides changed, and `on_conflict` is "raise".
     """
     payload, found = place.read(options.max_age)
-    is_gone = payload in (Absence.NEVER, Absence.EXPIRED) or saved.lineage != found.lineage
-    if saved.lineage is not None and is_gone and payload is not Absence.BROKEN:
+    if payload is Absence.BROKEN:
+        live.saved = False
+        return replace(found, lineage=saved.lineage)  # the next write heals it; that is no reason to let go elsewhere
+    if saved.lineage is not None and (isinstance(payload, Absence) or saved.lineage != found.lineage):
         raise ClearedError
     if isinstance(payload, Absence):
         live.saved = False
@@ -209,7 +222,7 @@ def _settle(live: Live, theirs: Live, name: str, options: Options, *, is_late: b
         said = "before the saved state was known: that stays" if is_late else "elsewhere too: the later change stays"
         for field in live.rebase(theirs, theirs_win=is_late):
             _log.warning("State %r: %s was changed %s.", name, field, said)
-    elif decide == "overwrite":
+    elif decide == "overwrite" or same(live.base_object(), theirs.obj):  # the same, though written anew: renewed
         live.settle(live.obj, theirs.base)
     elif decide == "raise":
         raise StateConflictError(

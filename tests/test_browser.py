@@ -233,33 +233,17 @@ def test_what_was_done_before_the_state_was_found_is_added_to_it(leaving: AppSer
         page.close()
 
 
-CLEARING = numbered("""
-    import streamlit as st
-    from persist_session import clear_cookie_state, persistent_state
-
-    class AppState:
-        def __init__(self):
-            self.count = 0
-
-    with persistent_state("app-state", AppState) as s:
-        if st.button("Add"):
-            s.count += 1
-        st.button("Clear", on_click=clear_cookie_state, args=("app-state",))
-        with st.container(key="count"):
-            st.text(f"Count {s.count}")
-""")
-
-
 def test_a_state_that_is_cleared_before_it_was_found_is_cleared(served: Served, page: Page) -> None:
     """Behind such a proxy, a click on Clear that was faster than the browser's answer: the record goes with it."""
-    server = served(CLEARING)
+    server = served(COUNTER)
+    others = records_of(server)
     with StrippingProxy(server.url) as proxy:
         open_app(page, proxy.url)
         name = f"app-state-{proxy.url.rpartition(':')[2]}"
         old = wait_for_cookie(page.context, name)
         wait_idle(page)
         press(page, "Add")
-        (record,) = records_of(server)
+        (record,) = records_of(server) - others
         answer = hold_answer(page)
         reload_app(page)
         press(page, "Clear")

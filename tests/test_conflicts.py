@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from persist_session import (
     ConfigurationError,
     LockTimeoutError,
     StateConflictError,
+    StoreError,
     clear_cookie_state,
     load_state,
     persist,
@@ -23,23 +26,16 @@ from persist_session import (
     state_info,
 )
 from persist_session import held as held_module
+from persist_session import merge as merge_module
+from persist_session.stores import Stored
 from support.records import CountingStore
-from support.tabs import Browser, Tab, pretended
+from support.tabs import AppState, Browser, Tab, pretended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NAME = "app-state"
 MAX_AGE = 1000.0
-
-
-@dataclass
-class AppState:
-    """A state."""
-
-    count: int = 0
-    other: int = 0
-    items: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -295,6 +291,86 @@ def test_what_a_function_raises_is_the_apps_own(browser: Browser, conflict: Call
     with pytest.raises(ZeroDivisionError, match="own"):
         conflict(one, two, lambda s: setattr(s, "count", 1), {"count": 2}, on_conflict=refuse)
     assert seen(browser.open()).count == 2
+    assert seen(one, on_conflict=refuse).count == 2  # one bad run, not every later one
+
+
+def test_after_a_conflict_the_change_can_be_repeated_by_hand(browser: Browser) -> None:
+    """In the same run: what is loaded next is what was saved."""
+    one, two = two_tabs(browser)
+    one.begin()
+    state = load_state(NAME, AppState, on_conflict="raise")
+    state.count += 1
+    save(two, count=10)
+    one.go_on()
+    with pytest.raises(StateConflictError):
+        save_state(NAME, state)
+    state = load_state(NAME, AppState, on_conflict="raise")
+    state.count += 1
+    save_state(NAME, state)
+    assert seen(browser.open()).count == 11
+
+
+def test_a_renewal_elsewhere_is_no_conflict(store: CountingStore) -> None:
+    """It wrote the record anew, but changed nothing."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        clock.shift(MAX_AGE * 0.45)
+        one.begin()
+        with block(on_conflict="raise") as state:
+            state.count = 1
+            clock.shift(MAX_AGE * 0.1)
+            writes = store.writes
+            seen(two)
+            assert store.writes == writes + 1
+        assert seen(browser.open()).count == 1
+
+
+def test_a_change_of_an_overlapping_run_while_the_object_follows_the_record_is_saved(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes between the merge and the new baseline."""
+    one, two = two_tabs(browser)
+    mine = seen(one)
+    save(two, other=1)
+
+    def merge(*arguments: Any, **options: Any) -> Any:
+        merged = merge_module.merge(*arguments, **options)
+        mine.count = 9
+        return merged
+
+    with monkeypatch.context() as patch:
+        patch.setattr("persist_session.live.merge", merge)
+        seen(one)
+    save(one)
+    assert seen(browser.open()) == AppState(9, 1)
+
+
+def test_a_save_that_failed_after_it_had_caught_up_knows_what_it_has_seen(
+    browser: Browser, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other tab clears the state before the next try: nothing of it comes back."""
+    tab, _ = two_tabs(browser)
+    store.delete(NAME, str(key(tab)))
+    one, two = browser.open(), browser.open()
+    one.begin()
+    with pytest.raises(StoreError), block() as state:  # noqa: PT012 (the end of the block raises)
+        state.count = 1
+        save(two, items=["secret"])
+        write, calls = store.write, itertools.count(1)
+
+        def refuse_the_second(*arguments: Any, **options: Any) -> bool:
+            if next(calls) == 2:
+                raise StoreError("full")
+            return write(*arguments, **options)
+
+        monkeypatch.setattr(store, "write", refuse_the_second)
+    monkeypatch.undo()
+    clear(two)
+    one.begin()
+    with block():
+        pass
+    assert seen(browser.open()) == AppState()
+    assert b"secret" not in b"".join(stored.data for stored in store._records.values())
 
 
 @pytest.mark.parametrize(
@@ -337,6 +413,19 @@ def in_thread(work: Callable[[], Any]) -> threading.Thread:
     return thread
 
 
+def enter_elsewhere(tab: Tab) -> None:
+    """Let a thread of its own enter and leave an exclusive block of this tab."""
+    done: list[bool] = []
+
+    def enter() -> None:
+        tab.begin()
+        with block(exclusive=True):
+            done.append(True)
+
+    in_thread(enter).join(60)
+    assert done == [True]
+
+
 def test_an_exclusive_entry_sees_the_newest_value(browser: Browser) -> None:
     """Two tabs that add one, each in a thread of its own: nothing is lost."""
     tabs = two_tabs(browser)
@@ -347,7 +436,9 @@ def test_an_exclusive_entry_sees_the_newest_value(browser: Browser) -> None:
             for _ in range(50):
                 tab.begin()
                 with block(exclusive=True) as state:
-                    state.count += 1
+                    count = state.count
+                    time.sleep(0.001)  # long enough for the other one to come, were there no lock
+                    state.count = count + 1
         except BaseException as error:
             failed.append(error)
 
@@ -375,6 +466,18 @@ def test_an_exclusive_entry_waits_for_the_other_block(browser: Browser) -> None:
         state.count = 7
     thread.join(60)
     assert got == [7]
+
+
+def test_a_block_that_is_not_exclusive_waits_for_no_exclusive_one(store: CountingStore) -> None:
+    """It enters, changes, saves and leaves while another tab's exclusive block is open; both changes are kept."""
+    with pretended(store, lock_timeout=0.0) as browser:
+        one, two = two_tabs(browser)
+        one.begin()
+        with block(exclusive=True) as state:
+            in_thread(partial(save, two, other=2)).join(60)
+            assert seen(browser.open()).other == 2
+            state.count = 1
+        assert seen(browser.open()) == AppState(1, 2)
 
 
 def test_who_waits_too_long_is_told_so(store: CountingStore) -> None:
@@ -411,15 +514,7 @@ def test_an_exception_in_the_block_frees_the_lock(store: CountingStore, on_error
         one.begin()
         with pytest.raises(ValueError, match="boom"), block(exclusive=True, on_error=on_error):
             raise ValueError("boom")
-        done: list[bool] = []
-
-        def enter() -> None:
-            two.begin()
-            with block(exclusive=True):
-                done.append(True)
-
-        in_thread(enter).join(60)
-        assert done == [True]
+        enter_elsewhere(two)
 
 
 def test_an_entry_that_fails_frees_the_lock(store: CountingStore) -> None:
@@ -431,15 +526,7 @@ def test_an_entry_that_fails_frees_the_lock(store: CountingStore) -> None:
         one.begin()
         with pytest.raises(StateConflictError), block(exclusive=True, on_conflict="raise"):
             pass
-        done: list[bool] = []
-
-        def enter() -> None:
-            two.begin()
-            with block(exclusive=True):
-                done.append(True)
-
-        in_thread(enter).join(60)
-        assert done == [True]
+        enter_elsewhere(two)
 
 
 def test_an_exclusive_block_inside_of_one_that_is_not_is_refused(browser: Browser) -> None:
@@ -525,7 +612,7 @@ def test_of_two_tabs_opened_at_once_only_the_one_that_the_browser_knows_renews_i
 
 
 def test_what_expires_while_the_tab_is_open_is_not_served(store: CountingStore) -> None:
-    """A fresh state under a new id, which the other tab finds by the browser; a late save brings nothing back."""
+    """A fresh state, which is the other tab's too; a late save brings nothing back."""
     with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
         one, two = two_tabs(browser)
         save(one, count=1)
@@ -534,10 +621,49 @@ def test_what_expires_while_the_tab_is_open_is_not_served(store: CountingStore) 
         for _ in range(2):
             assert seen(one) == AppState()
         save(one, other=2)
-        assert key(one) not in (None, old)
         seen(two)
         assert seen(two) == AppState(other=2)
-        assert key(two) == key(one)
+        assert key(two) == key(one) == old
+
+
+def test_two_tabs_that_wake_at_once_after_their_state_expired_stay_together(store: CountingStore) -> None:
+    """Neither finds a cookie, and neither waits for the other: what both do then is kept."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        save(one, count=1)
+        clock.shift(MAX_AGE * 1.1)
+        for tab in (one, two, one, two):
+            seen(tab)
+        save(one, count=5)
+        save(two, other=6)
+        assert seen(browser.open()) == AppState(count=5, other=6)
+
+
+def test_a_record_that_begins_anew_under_the_old_id_keeps_the_id(store: CountingStore) -> None:
+    """A page was opened when the record had expired, but its younger cookie had not; a tab was open all the while."""
+    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
+        one, two = two_tabs(browser)
+        clock.shift(MAX_AGE * 0.48)
+        save(one, count=1)
+        clock.shift(MAX_AGE * 0.03)
+        seen(one)  # renews the cookie, not the record
+        clock.shift(MAX_AGE * 0.98)
+        save(browser.open(), count=7)
+        for _ in range(3):
+            seen(two)
+        assert seen(browser.open()).count == 7
+
+
+def test_a_record_that_was_healed_elsewhere_keeps_its_id(browser: Browser, store: CountingStore) -> None:
+    """It was damaged, so one tab saved its own state anew; the other goes on with that."""
+    one, two = two_tabs(browser)
+    save(one, count=5)
+    seen(two)
+    damage(store, one)
+    save(one, other=1)
+    for _ in range(3):
+        assert seen(two) == AppState(count=5, other=1)
+    assert seen(browser.open()) == AppState(count=5, other=1)
 
 
 def test_a_block_that_was_open_when_the_record_expired_saves_nothing_of_it(store: CountingStore) -> None:
@@ -677,8 +803,63 @@ def held(tab: Tab) -> Any:
     return tab.memory["tab"].held[NAME]
 
 
+def damage(store: CountingStore, tab: Tab) -> None:
+    """Cut the tab's record short."""
+    name_and_key = NAME, str(key(tab))
+    stored = store._records[name_and_key]
+    store._records[name_and_key] = Stored(stored.data[:-1], "")
+
+
 def key(tab: Tab) -> str | None:
     """Return the tab's record key."""
     tab.begin()
     info = state_info(NAME)
     return info.record_key if info else None
+
+
+# --- a class that persists, where runs overlap
+
+
+@persist("decorated")
+class Decorated:
+    """A state that a decorator keeps."""
+
+    def __init__(self) -> None:
+        self.a = 0
+        self.b = 0
+
+
+def decorated(tab: Tab) -> tuple[int, int]:
+    """Return what a run of the tab gets."""
+    tab.begin()
+    state = Decorated()
+    return state.a, state.b
+
+
+def test_what_an_older_run_of_a_decorated_class_changes_after_a_newer_ones_end_is_saved(browser: Browser) -> None:
+    """Each run's end saves what that run had."""
+    tab = browser.open()
+    for _ in range(2):
+        decorated(tab)
+    tab.begin()
+    state = Decorated()
+    end_older = tab.begin_over()
+    assert Decorated() is state
+    tab.end()
+    state.a = 1
+    end_older()
+    assert decorated(browser.open()) == (1, 0)
+
+
+def test_a_newer_run_of_a_decorated_class_that_raises_takes_nothing_of_an_older_one(browser: Browser) -> None:
+    """As with blocks: what the older run had changed before is kept."""
+    tab = browser.open()
+    for _ in range(2):
+        decorated(tab)
+    tab.begin()
+    Decorated().a = 1
+    end_older = tab.begin_over()
+    Decorated().b = 1
+    tab.end(failed=True)
+    end_older()
+    assert decorated(browser.open()) == (1, 0)

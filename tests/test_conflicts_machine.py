@@ -18,22 +18,13 @@ from persist_session.record import open_sealed
 from persist_session.snapshot import restore
 from persist_session.view import View
 from support.records import KEYS, CountingStore
-from support.tabs import Tab, pretended
+from support.tabs import AppState, Tab, pretended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = "app-state"
 MAX_AGE = 1000.0
-
-
-@dataclass
-class AppState:
-    """A state."""
-
-    a: int = 0
-    b: int = 0
-    items: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -101,7 +92,8 @@ class Boom(Exception):  # noqa: N818 (it is what the app raises)
 
 
 sides = st.sampled_from([0, 1])
-acts = st.lists(st.sampled_from(["a", "b", "append"]), max_size=2)
+whats = st.sampled_from(["count", "other", "append"])
+acts = st.lists(whats, max_size=2)
 
 
 class TwoTabs(RuleBasedStateMachine):
@@ -160,7 +152,7 @@ class TwoTabs(RuleBasedStateMachine):
         with self._block(number):
             self._act(side, acts)
 
-    @rule(number=sides, what=st.sampled_from(["a", "b", "append"]))
+    @rule(number=sides, what=whats)
     def calls_back(self, number: int, what: str) -> None:
         """A callback changes the object of the tab's last run."""
         side = self.sides[number]

@@ -356,12 +356,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(host, "current_run", lambda: current)
     monkeypatch.setattr(host, "at_end_of_run", lambda _, end: ends.append(end))
 
-    def load(self: Any) -> Any:
+    def call(self: Any, _run: Any) -> Any:
         if self._name not in made:
             made[self._name] = self._factory()
         return made[self._name]
 
-    monkeypatch.setattr(state.persistent_state, "load", load)
+    monkeypatch.setattr(state.persistent_state, "call", call)
     return ends
 
 

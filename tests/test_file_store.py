@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from persist_session.errors import ConfigurationError, LockTimeoutError, StoreError
 from persist_session.stores import FileStore, Stored
-from persist_session.stores.layout import is_expired
+from persist_session.stores.layout import is_expired, shards
 from support.stores import set_aside
 
 if TYPE_CHECKING:
@@ -276,32 +276,34 @@ def test_a_pipe_or_folder_in_place_of_a_record_is_an_error(root: Path) -> None:
         store.read(NAME, KEY)
 
 
-def test_stale_temporary_files_are_removed_by_the_next_writer(root: Path) -> None:
+def test_stale_temporary_files_are_removed_by_a_sweep(root: Path) -> None:
     """Left by killed writers of any record: gone after an hour; younger ones may be in use and stay."""
     put(FileStore(root))
     folder = file_of(root).parent
-    old, young = folder / f"{KEY}.0.tmp", folder / f"{'f' * 64}.1.tmp"
+    old, young = folder / f"{KEY}.{'0' * 16}.tmp", folder / f"{'f' * 64}.{'1' * 16}.tmp"
     for file, age in ((old, 3700), (young, 3500)):
         file.write_bytes(b"half")
         moment = file.stat().st_mtime - age
         os.utime(file, (moment, moment))
-    put(FileStore(root), b"two", V2, V1)
+    assert FileStore(root).delete_expired() == 1
     assert not old.exists()
     assert young.exists()
 
 
-def test_a_long_running_writer_looks_for_stale_files_again(root: Path) -> None:
-    """Once an hour, not at every write: a full folder takes long to list."""
+def test_what_is_no_record_does_not_end_a_sweep(root: Path) -> None:
+    """A symlink in a record's place stays, and a folder that can't be read is told of when all others are swept."""
     store = FileStore(root)
-    put(store)
-    stale = file_of(root).parent / "x.tmp"
-    stale.write_bytes(b"half")
-    os.utime(stale, (0, 0))
-    put(store, b"two", V2, V1)
-    assert stale.exists()
-    with time_machine.travel(stale.parent.stat().st_mtime + 3700):
-        put(store, b"three", V1, V2)
-    assert not stale.exists()
+    keys = [f"{number:02x}" + "0" * 62 for number in range(3)]
+    for key in keys:
+        assert store.write(NAME, key, b"one", version=V1, based_on=None, expires_at=1.0)
+    refused, *others = shards(root)
+    link = others[0] / f"{others[0].name}{'f' * 62}.pickle"
+    link.symlink_to("/nowhere")
+    refused.chmod(0o777)
+    with pytest.raises(ConfigurationError):
+        store.delete_expired()
+    assert {*root.rglob("*.pickle")} == {link, *refused.iterdir()}
+    assert link.is_symlink()
 
 
 def test_the_repr_names_the_folder() -> None:

@@ -433,6 +433,15 @@ def test_the_callback_of_a_widget_that_was_not_drawn_again_is_heard(interrupted:
     assert not live.holds(held)
 
 
+def test_of_runs_that_all_interrupt_each_other_the_last_32_are_heard() -> None:
+    """A visitor who never lets a run come to its end piles up no more objects than that."""
+    live = begin(ScriptRun(RICH))
+    live.obj.items = [ScriptRun(RICH).Item()]
+    objects = [live.obj, *(go_on(live, ScriptRun(RICH)) for _ in range(39))]
+    go_on(live, ScriptRun(RICH))
+    assert [live.holds(obj) for obj in objects] == [False] * 8 + [True] * 32
+
+
 def test_of_two_changes_of_one_value_the_newer_runs_wins(caplog: pytest.LogCaptureFixture) -> None:
     """A WARNING names the field, not the value."""
     live, earlier, later, _, _ = copied()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import time_machine
 
+from persist_session.errors import StoreError
 from persist_session.keys import derive
 from persist_session.place import Absence, Place, Saved
 from persist_session.stores import MemoryStore
@@ -45,6 +46,41 @@ def test_what_was_written_is_read() -> None:
         assert at.read(HOUR) == (b"payload", saved)
     assert saved is not None
     assert (saved.saved_at, saved.expires_at) == (1000.0, 1000.0 + HOUR)
+
+
+def test_a_write_that_failed_with_the_record_in_its_place_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one is based on it, and does not meet it as another's; the log says what is not sure."""
+    at = place()
+    write = at.store.write
+
+    def late(*arguments: Any, **options: Any) -> bool:
+        write(*arguments, **options)
+        raise StoreError("no answer in time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(at.store, "write", late)
+        saved = at.write(b"1", Saved(), HOUR)
+    assert saved is not None
+    assert at.write(b"2", saved, HOUR) is not None
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_write_that_failed_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was there is there."""
+    at = place()
+    saved = at.write(b"1", Saved(), HOUR)
+    assert saved is not None
+
+    def refuse(*_: Any, **__: Any) -> bool:
+        raise StoreError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(at.store, "write", refuse)
+        with pytest.raises(StoreError):
+            at.write(b"2", saved, HOUR)
+    assert at.read(HOUR) == (b"1", saved)
 
 
 def test_a_record_keeps_its_lineage_and_changes_its_version() -> None:

@@ -172,7 +172,7 @@ def test_what_one_counter_loses_without_exclusive_was_warned_of(tmp_path: Path) 
     gained = [each.wrote - before for each, before in zip(chain, found, strict=False)]
     assert saved_in(tmp_path) == {"counter": found[-1]}
     lost = [1 - gain for gain in gained]
-    assert found[-1] + sum(lost) == len(chain) == PROCESSES * TRANSACTIONS
+    assert len(chain) == PROCESSES * TRANSACTIONS
     for each, gain in zip(chain, gained, strict=True):
         assert each.warnings or gain == 1
     assert sum(lost) > 0, "they did not meet: the test proved nothing"

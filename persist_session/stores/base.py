@@ -18,8 +18,8 @@ SWEEP_EVERY = 24 * 3600.0
 def lock_timeout(seconds: float) -> LockTimeoutError:
     """What a store raises if a lock is not free for so long."""
     return LockTimeoutError(
-        f"Another block has held the lock of this state for {seconds:g} seconds. Make its block shorter, or "
-        "configure(lock_timeout=...)."
+        f"The lock of this state was not free for {seconds:g} seconds: an exclusive block of another tab, or of an "
+        "older run of this one, has it. Make that block shorter, or configure(lock_timeout=...)."
     )
 
 

@@ -11,7 +11,6 @@ import os
 import secrets
 import stat
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -84,22 +83,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in `folder` that killed writers left behind."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(_TEMPORARY) and _is_stale(entry):
-                Path(entry.path).unlink(missing_ok=True)
-
-
-def _is_stale(entry: os.DirEntry[str]) -> bool:
-    try:
-        modified = entry.stat(follow_symlinks=False).st_mtime
-    except FileNotFoundError:
-        return False  # its writer finished, or another process removed it
-    return time.time() - modified > STALE_AFTER
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -12,13 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persist_session.errors import StoreError
+from persist_session.errors import ConfigurationError, StoreError
 from persist_session.stores.base import SWEEP_EVERY
 from persist_session.stores.durable import (
-    STALE_AFTER,
     make_folder,
     open_regular,
-    remove_stale,
     sync_folder,
     written_aside,
 )
@@ -68,7 +66,6 @@ class FileStore:
         self._root = Path(root).expanduser().absolute()
         self._strict = strict
         self._not_warned = threading.Lock()
-        self._swept: dict[Path, float] = {}
 
     def __repr__(self) -> str:
         return f"FileStore({str(self._root)!r}, strict={self._strict})"
@@ -110,7 +107,6 @@ class FileStore:
         content = first_line(version, expires_at) + data
         with self._failures("write"):
             self._make_folders(path)
-            self._remove_stale(path.parent)
             with written_aside(path, content) as temporary, self._one_at_a_time(key):
                 if _version_at(path) != based_on:
                     return False
@@ -207,12 +203,18 @@ class FileStore:
             ConfigurationError: A folder is not to be trusted.
         """
         removed = 0
-        with self._failures("sweep"):
-            for folder in shards(self._root):
-                started = time.thread_time()
+        failed: list[Exception] = []
+        for folder in shards(self._root):
+            started = time.thread_time()
+            try:
                 self._judge_folders(folder / "any")
                 removed += self._remove_expired(folder)
-                time.sleep(pause * (time.thread_time() - started))
+            except (OSError, ConfigurationError) as error:
+                failed.append(error)  # the other folders are swept all the same
+            time.sleep(pause * (time.thread_time() - started))
+        with self._failures("sweep"):
+            for failure in failed:
+                raise failure
         return removed
 
     def _remove_expired(self, folder: Path) -> int:
@@ -254,13 +256,6 @@ class FileStore:
         # A lock that is never released says "first" to exactly one thread.
         if is_group_writable(folder) and self._not_warned.acquire(blocking=False):
             _log.warning("The group of the folder %s can write it. If that is not meant: chmod g-w", folder)
-
-    def _remove_stale(self, folder: Path) -> None:
-        """Once per folder and hour: listing a folder takes longer the more records it has."""
-        now = time.time()
-        if now - self._swept.get(folder, -math.inf) > STALE_AFTER:
-            remove_stale(folder)
-            self._swept[folder] = now
 
     def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
         """One thread of one process at a time compares and renames a record, of those in one folder.

@@ -108,6 +108,6 @@ def is_expired(path: Path) -> bool:
                 line = _FIRST_LINE.match(file.read(LONGEST_FIRST_LINE))
             return line is not None and int(line[2]) < time.time()
         modified = path.lstat().st_mtime
-    except FileNotFoundError:
+    except OSError:  # gone meanwhile; or no file of ours, like a symlink: one of them must not end a sweep
         return False
     return modified < time.time() - (STALE_AFTER if path.suffix == ".tmp" else 0)

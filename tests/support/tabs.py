@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
 
 URL = "http://localhost/"
 _local = threading.local()
+
+
+@dataclass
+class AppState:
+    """A state."""
+
+    count: int = 0
+    other: int = 0
+    items: list[Any] = field(default_factory=list)
 
 
 class Browser:
@@ -93,14 +104,29 @@ class Tab(Run):
         self._context.parallel_coordinator = _Context.Coordinator()
         object.__setattr__(self, "_was_mounted", self._mounted)
         object.__setattr__(self, "_mounted", set())
-        _local.tab = self
+        self.go_on()
         if self._asked is not None:
             self._asked[1]()
 
-    def end(self) -> None:
+    def go_on(self) -> None:
+        """Go on with the run, after one of another tab."""
+        _local.tab = self
+
+    def end(self, *, failed: bool = False) -> None:
         """End the run."""
-        while self._ends:
-            self._ends.pop()(Ended(failed=False, drew_all=True))
+        self.finish(self._ends, failed=failed)
+
+    def begin_over(self) -> Callable[[], None]:
+        """Begin another run while the last one goes on; return what ends that one."""
+        ends = self._ends
+        object.__setattr__(self, "_ends", [])
+        self.begin()
+        return partial(self.finish, ends)
+
+    def finish(self, ends: list[Callable[[Ended], None]], *, failed: bool = False) -> None:
+        """Tell all who wait for a run's end."""
+        while ends:
+            ends.pop()(Ended(failed=failed, drew_all=not failed))
 
     def answer(self, key: str) -> dict[str, str] | None:
         """What the browser said to the question of this key."""
