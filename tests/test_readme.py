@@ -98,6 +98,15 @@ def test_a_kept_widget_takes_one_edit_after_another(serve: Serve, visit: Visit) 
         assert _shown_first(tab.new_tab(), "City") == city
 
 
+def test_a_kept_widget_follows_another_tab(serve: Serve, visit: Visit) -> None:
+    """A tab whose widget still has the old value shows the new one at its next run, and saves nothing over it."""
+    tab = visit(serve(_app_under("Keep what a widget shows").source)).set_text_input("City", "Oslo")
+    other = tab.new_tab().set_text_input("City", "Rome")
+    tab.rerun()
+    assert _shown_first(tab, "City") == "Rome"
+    assert _shown_first(other.new_tab(), "City") == "Rome"
+
+
 def test_a_kept_widget_is_not_overwritten_behind_a_proxy(serve: Serve, visit: Visit) -> None:
     """Where each page load asks the browser, the widget of a reloaded page has the saved value, and keeps it."""
     with StrippingProxy(serve(_app_under("Keep what a widget shows").source).url) as proxy:
@@ -197,7 +206,7 @@ def _app_under(heading: str) -> Block:
 
 def _shown_first(tab: Visitor, label: str) -> str:
     (element,) = [element for element in tab.find("text_input") if element.label == label]
-    return str(element.proto.default)
+    return str(element.proto.value if element.proto.set_value else element.proto.default)
 
 
 def _environment(home: Path) -> dict[str, str]:
