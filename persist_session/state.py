@@ -43,8 +43,8 @@ class StateInfo:
         size: Bytes of the pickle that was last loaded or saved; None if no record holds the state.
         saved_at: When the record was written; None if there is none.
         expires_at: When the record expires if nobody visits.
-        cookie: "asking" until the browser is known, then "pending" until a connection brings the cookie, at a reload as a
-            rule, then "seen".
+        cookie: "asking" until the browser is known, "pending" until a connection brings the cookie (at a reload, as a
+            rule), then "seen".
     """
 
     name: str
