@@ -29,6 +29,7 @@ from persist_session.errors import (
     UnloadableStateError,
     UnpicklableStateError,
 )
+from persist_session.middleware import CookieMiddleware
 from persist_session.settings import configure
 from persist_session.state import (
     StateInfo,
@@ -43,6 +44,7 @@ from persist_session.sweep import delete_expired
 
 __all__ = [
     "ConfigurationError",
+    "CookieMiddleware",
     "FileStore",
     "LockTimeoutError",
     "MemoryStore",

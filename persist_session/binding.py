@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from persist_session import host
-from persist_session.cookie_policy import CookiePolicy, newest, policy, values_in_answer, values_in_headers
+from persist_session import host, relay
+from persist_session.cookie_policy import (
+    CookiePolicy,
+    brings_others,
+    newest,
+    policy,
+    values_in_answer,
+    values_in_headers,
+)
 from persist_session.cookies import Question, send
 from persist_session.settings import Settings
-from persist_session.signing import Signed, new_session_id, sign
+from persist_session.signing import Signed, new_session_id, record_key, sign
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -25,6 +36,8 @@ class Binding:
         session_id: The visitor's secret index, None until the browser is known.
         retired: The ids that this one replaces, all since the handshake; one that still shows them does not show ours.
         cleared: The id of a state that was cleared before the browser was known: its record is still to be deleted.
+        is_http_only: The server set the cookie with the page: no script can replace it.
+        is_wanted: Whether the browser is to have a cookie: not where the state is a user's, or is not to be remembered.
     """
 
     name: str
@@ -42,6 +55,10 @@ class Binding:
     _sent_in: weakref.ref[Any] | None = None
     _times_sent: int = 0
     _seen_headers: tuple[str, ...] | None = field(default=None, repr=False)
+    is_http_only: bool = False
+    is_wanted: bool = True
+    _was_unwanted: bool = False
+    _is_unwanted_there: bool = False
 
     @property
     def is_pending(self) -> bool:
@@ -78,9 +95,11 @@ class Binding:
         if headers == self._seen_headers:
             return
         self._seen_headers = headers
-        signed = newest(self.name, values_in_headers(cookie.cookie_name, headers), settings.keys, max_age)
+        signed = newest(self.name, values_in_headers(cookie, headers), settings, max_age)
         if signed is None or signed.session_id in self.retired:
             return
+        if not signed.http_only:
+            relay.shown.put(record_key(self.name, signed.session_id), note=True)
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
         # again would only turn the two tabs against each other.
         self._cookie, self._signed_at = None, math.inf
@@ -92,20 +111,27 @@ class Binding:
     ) -> None:
         if answer is None and (settings.ask_browser or self._is_outdated):
             return
-        signed = newest(self.name, values_in_answer(cookie.cookie_name, answer or {}), settings.keys, max_age)
+        if self.name in relay.served and not self._was_unwanted:
+            _warn_of_stripped(self.name)
+        elif relay.served and self.name not in relay.served:
+            _warn_of_missing(self.name)
+        signed = newest(self.name, values_in_answer(cookie, answer or {}), settings, max_age)
         if signed is not None and signed.session_id not in self.retired:
             self._find(signed, settings, max_age)
-        else:
+        elif self.is_wanted:
             self.issue(settings, max_age)
 
     def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         if self._is_cleared:
-            self.cleared, self.retired = signed.session_id, self.retired | {signed.session_id}
-            self.issue(settings, max_age)
-        else:
-            self.session_id, self._signed_at = signed.session_id, signed.signed_at
-            if self._is_aging(max_age):
-                self._sign(settings, max_age)
+            self.cleared, self._is_cleared = signed.session_id, False
+            if not signed.http_only:
+                self.retired |= {signed.session_id}
+                self.issue(settings, max_age)
+                return
+        self.session_id, self.is_http_only = signed.session_id, signed.http_only
+        self._signed_at = math.inf if signed.http_only else signed.signed_at  # the next page load renews that one
+        if self._is_aging(max_age) and self.is_wanted:
+            self._sign(settings, max_age)
 
     def _is_aging(self, max_age: float) -> bool:
         """Whether half of the cookie's time is over, so that its id is to be signed anew."""
@@ -116,6 +142,7 @@ class Binding:
         # Of several tabs whose state expired, each goes on under the old id: so they go on with one state.
         self.session_id, self._expired = self._expired or new_session_id(), None
         self._is_cleared = False  # what is found later was made after the clearing
+        self.is_http_only = False
         self._sign(settings, max_age)
 
     def _sign(self, settings: Settings, max_age: float) -> None:
@@ -123,6 +150,19 @@ class Binding:
         self._signed_at = time.time()
         self._expires = self._signed_at + max_age
         self._cookie = sign(self.name, self.session_id, settings.keys)  # last: who sees it sends it, with its expiry
+
+    def want(self, *, is_wanted: bool) -> None:
+        """Notes whether the browser is to have a cookie."""
+        with self._lock:
+            if is_wanted and not self.is_wanted:
+                self._seen_headers, self._is_unwanted_there = None, False
+            self.is_wanted = is_wanted
+            self._was_unwanted |= not is_wanted
+
+    def drop(self) -> None:
+        """Lets go of the id; the browser is to forget its cookie."""
+        self.outdate()
+        self._is_unwanted_there = not self.is_http_only
 
     def outdate(self, *, is_expired: bool = False) -> None:
         """Lets go of the id: another tab cleared the state, and the browser knows a newer one than the handshake.
@@ -132,8 +172,9 @@ class Binding:
         """
         with self._lock:
             self._expired = self.session_id if is_expired else None
-            if self.session_id is not None and not is_expired:
+            if self.session_id is not None and not is_expired and not self.is_http_only:
                 self.retired |= {self.session_id}
+            self._seen_headers = None if self.is_http_only else self._seen_headers
             self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
         self.question.forget(self.name)
 
@@ -142,11 +183,17 @@ class Binding:
 
         Two elements that come to a page at once and set one cookie race. One that came with an earlier run has set its
         own by now, and does not set it again.
+        An HttpOnly cookie stays, and so does its id.
         """
+        if self.is_http_only:
+            return replace(self, _lock=threading.Lock())
         return Binding(
             self.name,
             self.question,
             retired=self.retired | {self.session_id} if self.session_id is not None else self.retired,
+            is_wanted=self.is_wanted,
+            _was_unwanted=self._was_unwanted,
+            _is_unwanted_there=self._is_unwanted_there,
             _is_cleared=self.session_id is None,
             _is_outdated=self._is_outdated,
             _sent_in=self._sent_in if self._times_sent <= 1 else None,
@@ -158,12 +205,28 @@ class Binding:
         Raises:
             BaseException: Streamlit's own, where the run is to stop or to start again.
         """
-        if self.session_id is None and host.handshake() is not None:
+        shaken = host.handshake()
+        if self.session_id is None and shaken is not None and self._is_to_ask(shaken.cookie_headers):
             self.question.ask(self.name, run)
             self.bind(settings, max_age)
-        cookie, shaken = self._cookie, host.handshake()
-        if cookie is not None and shaken is not None and self._claim(run):
-            send(policy(self.name, shaken.url, host.base_path(), settings), cookie, self._expires)
+        cookie = self._cookie
+        if (cookie is None and not self._is_unwanted_there) or shaken is None or not self._claim(run):
+            return
+        target = policy(self.name, shaken.url, host.base_path(), settings)
+        is_served = self.name in relay.served
+        if cookie is not None:
+            send(target.beside if is_served else target, cookie, self._expires)
+        else:
+            send(target, "", 0.0)
+            if is_served or target.beside.is_in(shaken.cookie_headers):
+                send(target.beside, "", 0.0)
+
+    def _is_to_ask(self, headers: tuple[str, ...]) -> bool:
+        """Whether the browser may have a cookie that its connection did not bring.
+
+        Where none is to be issued, that is to be feared only if no other cookie came either: each question costs a run.
+        """
+        return self.is_wanted or (self.question.answer(self.name) is None and not brings_others(headers))
 
     def _claim(self, run: weakref.ref[Any]) -> bool:
         """Whether the cookie is to be sent by this caller: by the first one in a run."""
@@ -171,3 +234,22 @@ class Binding:
             first, self._sent_in = self._sent_in != run, run
             self._times_sent += first
             return first
+
+
+@functools.lru_cache(maxsize=1024)  # once for each name
+def _warn_of_stripped(name: str) -> None:
+    _log.warning(
+        "CookieMiddleware sets the cookie of state %r, but a visitor's connection brought none that is valid. The "
+        "browser refuses cookies, or a proxy keeps them from the websocket: let it pass on the header Cookie to "
+        "/_stcore/stream, and X-Forwarded-Proto and Host to all pages. Until then, a script sets the cookie for such a "
+        "visitor.",
+        name,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_missing(name: str) -> None:
+    _log.warning(
+        "CookieMiddleware sets no cookie for state %r, so a script does: add it to names=[...] of the st.App.",
+        name,
+    )

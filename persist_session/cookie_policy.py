@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from persist_session.keys import Keys
+from persist_session.errors import ConfigurationError
 from persist_session.settings import Settings
 from persist_session.signing import Signed, unsign
+from persist_session.stores.layout import is_name
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +33,42 @@ class CookiePolicy:
     path: str
     same_site: str
     secure: bool
+    partitioned: bool = False
+
+    @property
+    def beside(self) -> CookiePolicy:
+        """How a script's cookie looks where the server's may be in the way: a script can't replace an HttpOnly one."""
+        return replace(self, cookie_name=f"{self.cookie_name}~script")
+
+    @property
+    def embedded(self) -> CookiePolicy:
+        """How the cookie has to look in a foreign page: browsers keep no other there, and this one for that page alone.
+
+        https://developers.google.com/privacy-sandbox/cookies/chips
+        """
+        return replace(self, same_site="none", secure=True, partitioned=True)
+
+    def is_in(self, headers: Iterable[str]) -> bool:
+        """Whether Cookie headers carry it."""
+        return bool(_values(self.cookie_name, headers))
+
+    def header(self, value: str, max_age: float) -> str:
+        """The Set-Cookie header of an HttpOnly cookie; with max_age 0, one that removes it.
+
+        Args:
+            value: Of characters that need no quoting.
+            max_age: Seconds.
+        """
+        parts = [
+            f"{self.cookie_name}={value}",
+            f"Path={self.path}",
+            f"Max-Age={int(max_age)}",
+            f"SameSite={self.same_site.capitalize()}",
+            "HttpOnly",
+            *(["Secure"] if self.secure else []),
+            *(["Partitioned"] if self.partitioned else []),
+        ]
+        return "; ".join(parts)
 
     def options(self, expires: float) -> dict[str, Any]:
         """The cookie's attributes as streamlit-cookies-controller wants them.
@@ -43,7 +82,7 @@ class CookiePolicy:
             "expires": datetime.fromtimestamp(int(expires), UTC).isoformat(),
             "sameSite": self.same_site,
         }
-        return options | {"secure": True} if self.secure else options
+        return options | {flag: True for flag in ("secure", "partitioned") if getattr(self, flag)}
 
 
 def policy(name: str, url: str, base_path: str, settings: Settings) -> CookiePolicy:
@@ -62,7 +101,8 @@ def policy(name: str, url: str, base_path: str, settings: Settings) -> CookiePol
     cookie_name = f"{name}-{port}" if port else name
     if https and secure and path == "/":
         cookie_name = f"__Host-{cookie_name}"
-    return CookiePolicy(cookie_name, path, settings.same_site, secure)
+    cookie = CookiePolicy(cookie_name, path, settings.same_site, secure)
+    return cookie.embedded if settings.partitioned else cookie
 
 
 def _scheme_and_port(url: str) -> tuple[str, int | None]:
@@ -73,31 +113,67 @@ def _scheme_and_port(url: str) -> tuple[str, int | None]:
         return "", None
 
 
-def newest(name: str, values: Iterable[str], keys: Keys, max_age: float) -> Signed | None:
+def newest(name: str, values: Iterable[str], settings: Settings, max_age: float) -> Signed | None:
     """The valid signed cookie that was signed last, or None.
 
     A value that is not valid counts as absent; that there was one is logged, without the value.
+
+    Args:
+        name: The state's name.
+        values: What cookies say.
+        settings: The settings in force: the server's own cookies live for their `max_age`, whatever the state's is.
+        max_age: Seconds that a script's cookie lives.
     """
-    values = list(values)
-    valid = [signed for value in values if (signed := unsign(name, value, keys, max_age)) is not None]
+    values, now = list(values), time.time()
+    found = (unsign(name, value, settings.keys, math.inf) for value in values)
+    valid = [
+        signed
+        for signed in found
+        if signed is not None and now - signed.signed_at <= (settings.max_age if signed.http_only else max_age)
+    ]
     if len(valid) < len(values):
         _log.warning("A cookie of state %r is forged, expired or foreign: it counts as absent.", name)
-    return max(valid, key=lambda signed: signed.signed_at, default=None)
+    # In one second: a script sets its own only where the server's, set with the page before it, did not arrive.
+    return max(valid, key=lambda signed: (signed.signed_at, not signed.http_only), default=None)
 
 
-def values_in_headers(cookie_name: str, headers: Iterable[str]) -> list[str]:
-    """All values that the handshake's Cookie headers carry under one name.
+def values_in_headers(cookie: CookiePolicy, headers: Iterable[str]) -> list[str]:
+    """All values that Cookie headers carry for a state, whoever set them.
 
     A browser sends one for each path and domain that a cookie was set with; a dict of cookies would hide all but one.
     """
+    headers = list(headers)
+    return [*_values(cookie.cookie_name, headers), *_values(cookie.beside.cookie_name, headers)]
+
+
+def brings_others(headers: Iterable[str]) -> bool:
+    """Whether Cookie headers carry more than Streamlit's login, which a proxy that keeps cookies back may let by."""
+    names = (part.partition("=")[0].strip() for header in headers for part in header.split(";"))
+    return any(name and not name.startswith("_streamlit_user") for name in names)
+
+
+def values_in_answer(cookie: CookiePolicy, answer: Mapping[str, Any]) -> list[str]:
+    """The values that the browser's answer carries for a state.
+
+    The component parses values as JSON, so what was no string in the browser's cookie may be anything here.
+    """
+    values = (answer.get(name) for name in (cookie.cookie_name, cookie.beside.cookie_name))
+    return [value for value in values if isinstance(value, str)]
+
+
+def _values(cookie_name: str, headers: Iterable[str]) -> list[str]:
     pairs = (part.strip().partition("=") for header in headers for part in header.split(";"))
     return [value for key, _, value in pairs if key == cookie_name]
 
 
-def values_in_answer(cookie_name: str, answer: Mapping[str, Any]) -> list[str]:
-    """The value that the browser's answer carries under one name.
+def check_name(name: object) -> None:
+    """Nothing, for a name that can be a cookie's and a folder's.
 
-    The component parses values as JSON, so what was no string in the browser's cookie may be anything here.
+    Raises:
+        ConfigurationError: It can't.
     """
-    value = answer.get(cookie_name)
-    return [value] if isinstance(value, str) else []
+    if not is_name(name):
+        raise ConfigurationError(
+            f"name must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots (a cookie and a folder are "
+            f'called by it), such as "app-state"; it is {name!r}.'
+        )

@@ -8,17 +8,10 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamlit_cookies_controller import cookie_controller
-
 from persist_session import host
 from persist_session.cookie_policy import CookiePolicy
 
-# The controller's class mounts its own question and keeps its answers, signed cookies among them, where
-# `st.write(st.session_state)` shows them. The component beneath it can be asked with a default that no browser
-# answers, and sends without keeping.
-_component = cookie_controller._cookie_controller  # noqa: SLF001 (see above)
-
-_LOOKS_SIGNED = re.compile(r"[0-9a-f]{32}\.")
+_LOOKS_SIGNED = re.compile(r"[0-9a-f]{32}(?:hp?)?\.")
 
 
 @dataclass(slots=True)
@@ -68,8 +61,21 @@ class Question:
         host.forget_widget(key)
 
 
+def _component(**arguments: Any) -> Any:
+    """Mounts the component beneath the controller.
+
+    The controller's class mounts its own question and keeps its answers, signed cookies among them, where
+    `st.write(st.session_state)` shows them. The component beneath it can be asked with a default that no browser
+    answers, and sends without keeping.
+    """
+    # Imported in a run only: Streamlit serves no component that was declared elsewhere, as where an st.App is made.
+    from streamlit_cookies_controller import cookie_controller  # noqa: PLC0415
+
+    return cookie_controller._cookie_controller(**arguments)  # noqa: SLF001 (see above)
+
+
 def send(policy: CookiePolicy, value: str, expires: float) -> None:
-    """Mounts the element that sets the cookie.
+    """Mounts the element that sets the cookie, or, by an expiry that is over, removes it.
 
     The same arguments in every run keep the element on the page; it sets the cookie once. An element that the next run
     clears before it was loaded does nothing: so it must be mounted in every run until a handshake shows the cookie.

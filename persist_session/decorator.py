@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
+from persist_session.cookie_policy import check_name
 from persist_session.errors import ConfigurationError, PersistSessionError
 from persist_session.state import (
     MaxAge,
     OnError,
     OnUnloadable,
-    check_name,
     clear_cookie_state,
     end_of_run,
     persistent_state,

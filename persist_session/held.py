@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from persist_session import relay
 from persist_session.binding import Binding
 from persist_session.errors import (
     ConfigurationError,
@@ -22,12 +23,15 @@ from persist_session.live import Caller, Live
 from persist_session.pickling import UnpicklableError, loads
 from persist_session.place import Place, Saved
 from persist_session.settings import Settings
-from persist_session.signing import record_key
+from persist_session.signing import record_key, user_record_keys
 from persist_session.sweep import sweep_if_due
-from persist_session.transaction import ClearedError, Options, catch_up, commit, load, unpicklable, unsaved
+from persist_session.transaction import ClearedError, Options, catch_up, commit, load, take_over, unpicklable, unsaved
 from persist_session.view import UnrestorableError, name_of
 
 _log = logging.getLogger(__name__)
+
+_MOST_BEFORE = 8
+"""How many states that a tab held before are known as such."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,9 @@ class Held:
     """What a tab holds of one name, from its first load to its clearing.
 
     Attributes:
+        user: Whose state it is; None: whoever has the browser's cookie.
+        inherited: The pickle of what the visitor did before they became this user, where no record holds it.
+        remember: Whether it is to outlive the tab.
         lock: Guards everything below; this library mounts no element of Streamlit while it holds it.
         settings: The settings in force when the state was last loaded.
         options: How the last load said that the state is to be kept.
@@ -71,11 +78,16 @@ class Held:
         blocks: The open blocks, by thread; those that end with a run, by the run.
         is_save_due: The state was saved by hand before the browser was known.
         is_cleared: The visitor's state was cleared: whoever still holds this must not save it.
-        before_clearing: The live object that was cleared here: saving it by hand does not bring it back.
+        before: Live objects that were cleared here, or are another user's: saving one by hand does not bring it back.
+        is_put_off: A fresh state is not saved before it is changed: as long as nothing lies under the id of an HttpOnly
+            cookie that was cleared, the next page load replaces it.
     """
 
     name: str
     binding: Binding
+    user: str | None = field(default=None, repr=False)
+    inherited: bytes | None = field(default=None, repr=False)
+    remember: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
     settings: Settings | None = None
     options: Options | None = None
@@ -88,9 +100,18 @@ class Held:
     blocks: dict[int | weakref.ref[Any], Block] = field(default_factory=dict)
     is_save_due: bool = False
     is_cleared: bool = False
-    before_clearing: Live | None = None
+    before: tuple[Live, ...] = ()
+    is_put_off: bool = False
 
-    def asked_by(self, factory: Callable[[], Any], run: weakref.ref[Any], options: Options, settings: Settings) -> None:
+    def asked_by(
+        self,
+        factory: Callable[[], Any],
+        run: weakref.ref[Any],
+        options: Options,
+        settings: Settings,
+        *,
+        remember: bool = True,
+    ) -> None:
         """Notes who loads the state, and how it is to be kept.
 
         Raises:
@@ -102,6 +123,36 @@ class Held:
                 "run; give the two states different names."
             )
         self.factory, self.run, self.options, self.settings = factory, run, options, settings
+        self.remember = remember
+        self.binding.want(is_wanted=remember and self.user is None)
+
+    def of_user(self, user: str | None) -> Held:
+        """What takes this one's place when the visitor logs in or out.
+
+        Raises:
+            PersistSessionError: See `persistent_state`.
+        """
+        try:
+            self.commit()  # what a callback did since the last run, to whom it was done
+        except StoreError:
+            raise
+        except Exception:
+            self.live = None  # else nobody could log in or out in this tab any more
+            raise
+        left_behind = None
+        if self.user is None and self.place is None and self.draft is not None and self.draft[0] != self.draft[1]:
+            left_behind = self.draft[1]
+        return Held(
+            self.name,
+            self.binding,
+            user,
+            left_behind,
+            before=self._left(),
+            is_put_off=user is None and self.binding.is_http_only,
+        )
+
+    def _left(self) -> tuple[Live, ...]:
+        return (*self.before, self.live)[-_MOST_BEFORE:] if self.live is not None else self.before
 
     def bring(self, caller: Caller) -> Any:
         """The live object, loaded if it has to be, in the classes that the caller sees.
@@ -114,8 +165,7 @@ class Held:
         assert self.options is not None, "noted by asked_by"
         if self.is_cleared:
             raise ClearedError
-        self._finish_clearing()
-        self.place = self._find_place()
+        self.settle_in(caller)
         try:
             if self.live is None:
                 self.live = self._first(caller, self.options)
@@ -144,6 +194,108 @@ class Held:
             self.commit()  # after it there may be no live object: another tab cleared the state
             return self.bring(caller)
         return self.live.obj
+
+    def settle_in(self, caller: Caller) -> None:
+        """Finds the place of the record, when what is elsewhere has been brought there or deleted.
+
+        Raises:
+            PersistSessionError: See `persistent_state`.
+        """
+        assert self.options is not None, "noted by asked_by"
+        self._finish_clearing()
+        if self.user is not None:
+            self._take_over(caller, self.user, self.options)
+        if not self.remember:
+            self._forget(caller, self.options)
+        self.place = self._find_place()
+
+    def _forget(self, caller: Caller, options: Options) -> None:
+        """Removes the record and the cookie; what they held goes on in the tab."""
+        place = self._home()
+        if place is not None and place.version() is not None:
+            self._keep_in_tab(place, caller, options)
+            place.delete()
+        if self.live is not None:
+            self.live.saved = False
+        self.place, self.saved = None, Saved()
+        self._drop_cookie()
+
+    def _keep_in_tab(self, place: Place, caller: Caller, options: Options) -> None:
+        """Has the tab hold what the record holds, as if all of it had been done here to a fresh state."""
+        try:
+            if self.live is not None:
+                self.saved = catch_up(self.live, place, self.saved, options)
+        except ClearedError:
+            self.live = self.draft = None
+        live = self.live or load(place, caller, options)[0]
+        if live is None:
+            return
+        fresh = unsaved(caller.factory(), caller, self.name).base
+        try:
+            live.settle(live.obj, fresh)
+        except UnpicklableError as error:
+            self.live = None
+            raise unpicklable(error, self.name) from error
+        self.live, self.draft = live, (fresh, self._pickled(live))
+
+    def _take_over(self, caller: Caller, user: str, options: Options) -> None:
+        """Brings what the visitor did before they logged in into their state; it is gone from where it was.
+
+        Raises:
+            StateConflictError: They have a state, and `on_conflict` is "raise"; it holds what is gone.
+            PersistSessionError: See `persistent_state`.
+        """
+        assert self.settings is not None, "noted by asked_by"
+        if self.inherited is not None:
+            self._take_over_inherited(self.inherited, self._place_of_user(user), caller, options)
+            self.inherited = None
+        place = self._place_in_browser()
+        if place is None:
+            return
+        if place.version() is not None:
+            with place.lock(self.settings.lock_timeout):  # two tabs may come at once
+                self._move(place, self._place_of_user(user), caller, options)
+        self._drop_cookie()
+
+    def _take_over_inherited(self, data: bytes, target: Place, caller: Caller, options: Options) -> None:
+        try:
+            take_over(loads(data, caller.view), target, caller, options)
+        except UnrestorableError as error:
+            _log.info("The state %r was never saved and starts fresh: %s", self.name, error)
+        except (StoreError, UnloadableStateError):
+            raise  # to be tried again
+        except Exception:
+            self.inherited = None  # nobody is to meet the same error at every run
+            raise
+
+    def _move(self, place: Place, target: Place, caller: Caller, options: Options) -> None:
+        live, found = load(place, caller, options)
+        while live is not None:
+            try:
+                take_over(live.obj, target, caller, options)
+            except (StoreError, UnloadableStateError):
+                raise  # to be tried again
+            except StateConflictError:
+                place.delete()  # the error holds it
+                raise
+            except Exception:
+                place.set_aside(found.version or "", options.max_age)  # the user is not to meet the same error for ever
+                raise
+            # Only what was read: what another tab saved meanwhile is next.
+            place.set_aside(found.version or "", options.max_age)
+            live, found = load(place, caller, options)
+        place.delete()
+
+    def _drop_cookie(self) -> None:
+        place = self._place_in_browser()
+        if place is not None:
+            self._retire(place)
+            self.binding.drop()
+
+    def _retire(self, place: Place) -> None:
+        """Has the next page load give the browser a new id, if only that can, and nothing lies under this one then."""
+        if self.binding.is_http_only:
+            relay.retired.put(place.record_key, lambda: place.version() is None)
 
     def is_current(self) -> bool:
         """Whether the record is as this tab saw it last: neither written nor cleared elsewhere since, nor expired."""
@@ -185,6 +337,12 @@ class Held:
         except UnpicklableError as error:
             raise unpicklable(error, self.name) from error
 
+    def _is_untouched(self, live: Live) -> bool:
+        try:
+            return live.is_untouched()
+        except UnpicklableError as error:
+            raise unpicklable(error, self.name) from error
+
     def snapshot(self) -> bytes | None:
         """What an exception in the block that begins takes the state back to; None: to what was last saved."""
         try:
@@ -213,21 +371,53 @@ class Held:
     def let_go(self) -> None:
         """Forgets the state and the place of its record: it was cleared elsewhere, or has expired."""
         _log.info("The state %r was cleared elsewhere, or has expired: this tab's is not saved.", self.name)
-        self.binding.outdate(is_expired=self.saved.is_expired)
+        if self.user is None and self._home() in (None, self.place):  # not where others logged in and out since
+            self.binding.outdate(is_expired=self.saved.is_expired)
         self.place, self.live, self.draft, self.saved, self.is_save_due = None, None, None, Saved(), False
+        self.is_put_off = self.user is None and self.binding.is_http_only
 
     def _find_place(self) -> Place | None:
-        if self.place is not None or self.binding.session_id is None:
-            return self.place
-        return self._place_of(self.binding.session_id)
+        return self.place if self.place is not None or not self.remember else self._home()
 
-    def _place_of(self, session_id: str) -> Place:
+    def _home(self) -> Place | None:
+        if self.user is not None:
+            return self._place_of_user(self.user)
+        return self._place_in_browser()
+
+    def _place_in_browser(self) -> Place | None:
+        # Read once: the runs of two users may overlap, who share the binding, and one may let go of the id.
+        session_id = self.binding.session_id
+        return self._at(record_key(self.name, session_id)) if session_id is not None else None
+
+    def _place_of_user(self, user: str) -> Place:
+        assert self.options is not None, "noted by asked_by"
+        *older, newest = self._places_of_user(user)
+        if newest.version() is None:  # a key came since it was saved, or nothing was
+            for place in reversed(older):
+                newest.move_from(place, self.options.max_age)
+        return newest
+
+    def _places_of_user(self, user: str) -> list[Place]:
         assert self.settings is not None, "noted by asked_by"
-        return Place(self.settings.store, self.settings.keys, self.name, record_key(self.name, session_id))
+        return [self._at(key) for key in user_record_keys(self.name, user, self.settings.keys)]
+
+    @property
+    def record_key(self) -> str | None:
+        """Names the record, None where there is none."""
+        if not self.remember or self.settings is None:
+            return None
+        if self.user is not None:
+            return self._places_of_user(self.user)[-1].record_key
+        place = self._place_in_browser()
+        return place.record_key if place is not None else None
+
+    def _at(self, key: str) -> Place:
+        assert self.settings is not None, "noted by asked_by"
+        return Place(self.settings.store, self.settings.keys, self.name, key)
 
     def _finish_clearing(self) -> None:
         if self.binding.cleared is not None:
-            self._place_of(self.binding.cleared).delete()
+            self._at(record_key(self.name, self.binding.cleared)).delete()
             self.binding.cleared = None
 
     def leave(self, block: Block, error: BaseException | None) -> None:
@@ -280,7 +470,7 @@ class Held:
         """
         if self.is_cleared or self.live is None or self.options is None:
             return
-        if self.place is None:
+        if self.place is None or (self.is_put_off and self.saved.version is None and self._is_untouched(self.live)):
             self.draft = self.live.base, self._pickled(self.live)
             return
         # Whoever saves is told what went wrong: no later load meets the same error.
@@ -301,8 +491,8 @@ class Held:
             ClearedError: See `bring`.
             PersistSessionError: See `persistent_state`.
         """
-        if self.before_clearing is not None and self.before_clearing.holds(obj):
-            _log.info("The state %r was cleared: its old object is not saved.", self.name)
+        if any(live.holds(obj) for live in self.before):
+            _log.info("The state %r was cleared, or is another user's: its old object is not saved.", self.name)
             return
         if self.live is None:
             self.bring(caller)
@@ -331,6 +521,10 @@ class Held:
         """
         self.settings = settings
         self._finish_clearing()
+        if self.user is not None:
+            for each in self._places_of_user(self.user):
+                each.delete()
+            return self._cleared(self.binding)
         place = self._find_place()
         if place is not None:
             if self.saved.version is not None and place.version() is None:
@@ -338,16 +532,24 @@ class Held:
                 place = None
             else:
                 place.delete()
-        self.is_cleared = True
         binding = self.binding.successor()
-        if place is not None:
+        if place is not None and binding.is_http_only:
+            self._retire(place)
+        elif place is not None:
             binding.issue(settings, max_age)
+        return self._cleared(binding)
+
+    def _cleared(self, binding: Binding) -> Held:
+        self.is_cleared = True
         return Held(
             self.name,
             binding,
-            settings=settings,
+            self.user,
+            remember=self.remember,
+            settings=self.settings,
             options=self.options,
             factory=self.factory,
             run=self.run,
-            before_clearing=self.live or self.before_clearing,
+            before=self._left(),
+            is_put_off=self.user is None and binding.is_http_only,
         )

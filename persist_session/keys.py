@@ -39,10 +39,12 @@ class Keys:
     Attributes:
         cookie: Keys that sign session ids.
         record: Keys that seal records.
+        user: Keys that make a record key of a user's name.
     """
 
     cookie: tuple[bytes, ...] = field(repr=False)
     record: tuple[bytes, ...] = field(repr=False)
+    user: tuple[bytes, ...] = field(repr=False)
 
 
 def derive(secrets: Sequence[str]) -> Keys:
@@ -52,7 +54,7 @@ def derive(secrets: Sequence[str]) -> Keys:
         ConfigurationError: `secrets` do not pass `check`.
     """
     check(secrets)
-    return Keys(cookie=_derive_for("cookie", secrets), record=_derive_for("record", secrets))
+    return Keys(*(_derive_for(purpose, secrets) for purpose in ("cookie", "record", "user")))
 
 
 def check(secrets: Sequence[str]) -> None:

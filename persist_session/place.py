@@ -138,6 +138,17 @@ class Place:
             return saved  # somebody was faster: the next entry sees it
         return self.write(payload, found, max_age) or saved
 
+    def move_from(self, other: Place, max_age: float) -> None:
+        """Takes over what lies at another place, where nothing lies at this one.
+
+        Raises:
+            StoreError: The store failed; the record is at one of the places at least.
+        """
+        payload, _ = other.read(max_age)
+        if not isinstance(payload, Absence):
+            self.write(payload, Saved(), max_age)  # if somebody was faster, it was with the same
+            other.delete()
+
     def set_aside(self, version: str, max_age: float) -> None:
         """Takes the record out of use, if it still has this version, and keeps its bytes for `max_age` seconds."""
         self.store.set_aside(self.name, self.record_key, version=version, expires_at=time.time() + max_age)

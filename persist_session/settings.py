@@ -45,6 +45,7 @@ class Settings:
     same_site: SameSite
     secure: bool | None
     path: str | None
+    partitioned: bool
     ask_browser: bool
     max_bytes: int
     lock_timeout: float
@@ -59,13 +60,15 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
     same_site: SameSite | None = None,
     secure: bool | None = None,
     path: str | None = None,
+    partitioned: bool | None = None,
     ask_browser: bool | None = None,
     max_bytes: int | None = None,
     lock_timeout: float | None = None,
 ) -> None:
     """Settings for the whole process, above environment and secrets; to repeat the same values does nothing.
 
-    Call it at the top of the main script, before the first state is loaded. What is left out keeps its value.
+    Call it at the top of the main script, before the first state is loaded, or where the `st.App` is made, if there is
+    one. What is left out keeps its value.
 
     Args:
         secret_keys: Oldest to newest; the last one signs and seals, all verify. At least 32 characters each.
@@ -75,6 +78,8 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
         same_site: The cookie's SameSite attribute.
         secure: The cookie's Secure attribute; by default set where the page is https.
         path: The cookie's path; by default the server's base URL path.
+        partitioned: For an app in an iframe of a foreign page: its cookie is SameSite=None, Secure and Partitioned,
+            since browsers keep no other there. Not needed with `CookieMiddleware`, which sees it by itself.
         ask_browser: Whether a tab whose handshake brought no valid cookie asks the browser for one.
         max_bytes: The largest pickle of one state.
         lock_timeout: Seconds that a block with `exclusive=True` waits for another one; default 10.
@@ -121,8 +126,10 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
     values = {name: _checked(name, value) for name, value in section.items()}
     values |= {name: _checked(name, text) for name in _CHECKS if (text := os.environ.get(_variable(name)))}
     values |= _configured
-    if values.get("same_site") == "none" and values.get("secure") is False:
-        raise ConfigurationError("Browsers refuse a cookie with same_site='none' that is not secure; set secure=True.")
+    if (values.get("same_site") == "none" or values.get("partitioned")) and values.get("secure") is False:
+        raise ConfigurationError(
+            "Browsers refuse a cookie with same_site='none' or partitioned=True that is not secure; set secure=True."
+        )
     return Settings(
         keys=keys.derive(values.get("secret_keys") or (keys.load_or_make(_home()),)),
         store=values["store"] if "store" in values else _default_store(values.get("app") or _app_name(script)),
@@ -130,6 +137,7 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
         same_site=values.get("same_site", "lax"),
         secure=values.get("secure"),
         path=values.get("path"),
+        partitioned=values.get("partitioned", False),
         ask_browser=values.get("ask_browser", True),
         max_bytes=values.get("max_bytes", DEFAULT_MAX_BYTES),
         lock_timeout=values.get("lock_timeout", DEFAULT_LOCK_TIMEOUT),
@@ -284,6 +292,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "same_site": _same_site,
     "secure": _boolean("secure"),
     "path": _path,
+    "partitioned": _boolean("partitioned"),
     "ask_browser": _boolean("ask_browser"),
     "max_bytes": _size,
     "lock_timeout": lambda value: seconds("lock_timeout", value),

@@ -15,11 +15,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from persist_session import host
 from persist_session import settings as settings_module
+from persist_session.cookie_policy import check_name
 from persist_session.errors import ConfigurationError, PersistSessionError
 from persist_session.held import Block, Held
 from persist_session.live import Caller
-from persist_session.signing import record_key
-from persist_session.stores.layout import is_name
 from persist_session.tab import tab_of
 from persist_session.transaction import ClearedError, OnConflict, Options
 from persist_session.view import View
@@ -44,7 +43,7 @@ class StateInfo:
         saved_at: When the record was written; None if there is none.
         expires_at: When the record expires if nobody visits.
         cookie: "asking" until the browser is known, "pending" until a connection brings the cookie (at a reload, as a
-            rule), then "seen".
+            rule), then "seen"; "none" where there is to be none, for a user's state and for one that is not remembered.
     """
 
     name: str
@@ -52,7 +51,7 @@ class StateInfo:
     size: int | None
     saved_at: datetime | None
     expires_at: datetime | None
-    cookie: Literal["asking", "pending", "seen"]
+    cookie: Literal["asking", "pending", "seen", "none"]
 
 
 class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as contextlib's own context managers are)
@@ -74,6 +73,11 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             "overwrite" keeps this side's state, "raise" raises. A function of base, mine and theirs returns it.
         on_error: "commit" saves what the block changed even if it is left by an exception.
         on_unloadable: "fresh" serves a fresh state, and keeps the old record aside, where that can't be loaded.
+        user: Who is logged in, by what names them among all users; their state is the same on every device. What they
+            did before, anonymously, is brought into it as `on_conflict` says, of two values of one field the user's
+            own; it is gone then. None, for the browser's state.
+        remember: Whether the state is to outlive the tab. Where not, no cookie is set, and record and cookie that are
+            there are removed; a user's record, for all their devices.
 
     Raises:
         ConfigurationError: An argument or setting makes no sense, or the name has another factory in this run.
@@ -95,8 +99,11 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         on_conflict: OnConflict = "merge",
         on_error: OnError = "discard",
         on_unloadable: OnUnloadable = "raise",
+        user: str | None = None,
+        remember: bool = True,
     ) -> None:
         _check_arguments(name, factory, on_error, on_unloadable, on_conflict)
+        _check_user(user)
         self._name = name
         self._factory = factory
         self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
@@ -104,6 +111,8 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         self._on_conflict = on_conflict
         self._on_error = on_error
         self._on_unloadable = on_unloadable
+        self._user = user
+        self._remember = remember
         # A block that is made once, in an imported module, is entered by the threads of all visitors.
         self._open: defaultdict[int, list[Held | None]] = defaultdict(list)
 
@@ -179,8 +188,11 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         """What the tab holds of the state, bound to the browser as far as it is known."""
         settings = settings_module.resolve(run.script, host.secrets)
         max_age = settings.max_age if self._max_age is None else self._max_age
-        held = tab_of(run).hold(self._name)
+        tab = tab_of(run)
+        held = tab.hold_for(self._name, self._user)
         with held.lock:
+            if tab.held[self._name] is not held:
+                return self._meet(run)  # an overlapping run cleared the state, or logged in or out
             if held.run != run.mark:
                 _watch(run, held)
             held.asked_by(
@@ -188,8 +200,11 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 run.mark,
                 Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable, self._on_conflict),
                 settings,
+                remember=self._remember,
             )
             held.binding.bind(settings, max_age, held.is_current)
+            if not held.binding.is_wanted and not held.is_cleared:
+                held.settle_in(self._caller(run))  # in the very run in which the browser is told to forget the cookie
         # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
         held.binding.talk(settings, max_age, run.mark)
         return held
@@ -250,6 +265,8 @@ def load_state(  # noqa: PLR0913 (see persistent_state)
     on_conflict: OnConflict = "merge",
     on_error: OnError = "discard",
     on_unloadable: OnUnloadable = "raise",
+    user: str | None = None,
+    remember: bool = True,
 ) -> T:
     """The visitor's state, to be saved by hand with `save_state`: the object that a block would get.
 
@@ -262,6 +279,8 @@ def load_state(  # noqa: PLR0913 (see persistent_state)
         on_conflict: See `persistent_state`.
         on_error: Kept for blocks of this name; loading alone has nothing to throw away.
         on_unloadable: See `persistent_state`.
+        user: See `persistent_state`.
+        remember: See `persistent_state`.
 
     Raises:
         ConfigurationError: See `persistent_state`.
@@ -271,7 +290,14 @@ def load_state(  # noqa: PLR0913 (see persistent_state)
         StoreError: The store failed.
     """
     return persistent_state(
-        name, factory, max_age=max_age, on_conflict=on_conflict, on_error=on_error, on_unloadable=on_unloadable
+        name,
+        factory,
+        max_age=max_age,
+        on_conflict=on_conflict,
+        on_error=on_error,
+        on_unloadable=on_unloadable,
+        user=user,
+        remember=remember,
     ).load()
 
 
@@ -303,20 +329,23 @@ def save_state(name: str, state: object) -> None:
         held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
 
 
-def clear_cookie_state(name: str) -> None:
+def clear_cookie_state(name: str, *, user: str | None = None) -> None:
     """Deletes the visitor's state for good; the next load starts fresh under a new id. Safe to call twice.
 
     No block that is still open, and no older run, brings the state back. Before the browser is known nothing can be
     found: then the record is deleted by the next load, in the run that the browser's answer starts.
+    An HttpOnly cookie keeps its id until the next page load, under which nothing is left.
 
     Args:
         name: The name of the state, whether this tab has loaded it or not.
+        user: Whose state it is; by default that of whom the tab loaded it for last, else the browser's.
 
     Raises:
         ConfigurationError: The name makes no sense.
         StoreError: The store failed; nothing is cleared.
     """
     check_name(name)
+    _check_user(user)
     run = host.current_run()
     if run is None:
         _warn_outside(name)
@@ -324,6 +353,9 @@ def clear_cookie_state(name: str) -> None:
     tab, settings = tab_of(run), settings_module.resolve(run.script, host.secrets)
     held = tab.hold(name)
     max_age = held.options.max_age if held.options else settings.max_age
+    if user not in (None, held.user):
+        Held(name, held.binding, user).clear(settings, max_age)
+        return
     with held.lock:
         if held.is_cleared:
             return  # another run was faster
@@ -347,11 +379,17 @@ def state_info(name: str) -> StateInfo | None:
         binding, saved = held.binding, held.saved
         return StateInfo(
             name=name,
-            record_key=None if binding.session_id is None else record_key(name, binding.session_id),
+            record_key=held.record_key,
             size=held.live.size if held.live is not None and saved.saved_at is not None else None,
             saved_at=_time(saved.saved_at),
             expires_at=_time(saved.expires_at),
-            cookie="asking" if binding.session_id is None else "pending" if binding.is_pending else "seen",
+            cookie="none"
+            if not binding.is_wanted
+            else "asking"
+            if binding.session_id is None
+            else "pending"
+            if binding.is_pending
+            else "seen",
         )
 
 
@@ -359,16 +397,11 @@ def _time(unix: float | None) -> datetime | None:
     return None if unix is None else datetime.fromtimestamp(unix, UTC)
 
 
-def check_name(name: object) -> None:
-    """Nothing, for a name that can be a cookie's and a folder's.
-
-    Raises:
-        ConfigurationError: It can't.
-    """
-    if not is_name(name):
+def _check_user(user: object) -> None:
+    if user is not None and (not isinstance(user, str) or not user):
         raise ConfigurationError(
-            f"name must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots (a cookie and a folder are "
-            f'called by it), such as "app-state"; it is {name!r}.'
+            "user must be a text that names one user among all, for instance f'{st.user.iss}|{st.user.sub}', or None "
+            f"where nobody is logged in, not {'an empty one' if user == '' else type(user).__name__}."
         )
 
 

@@ -21,6 +21,21 @@ class Tab:
         """What the tab holds of this name, from now on at least."""
         return self.held.setdefault(name, Held(name, Binding(name, self.question)))
 
+    def hold_for(self, name: str, user: str | None) -> Held:
+        """What the tab holds of this name for a user, or for the browser; what it held for another is let go.
+
+        Raises:
+            PersistSessionError: What was done to that can't be saved; see `persistent_state`.
+        """
+        while True:
+            held = self.hold(name)
+            with held.lock:
+                if self.held[name] is not held:
+                    continue  # an overlapping run was faster
+                if held.user != user:
+                    held = self.held[name] = held.of_user(user)
+                return held
+
 
 def tab_of(run: Run) -> Tab:
     """The tab that the run belongs to."""

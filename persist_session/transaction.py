@@ -16,8 +16,8 @@ from persist_session.errors import (
     UnpicklableStateError,
 )
 from persist_session.live import Caller, Live
-from persist_session.merge import same
-from persist_session.pickling import Pickled, UnpicklableError, loads
+from persist_session.merge import merge, same
+from persist_session.pickling import Pickled, UnpicklableError, dumps, loads
 from persist_session.place import Absence, Place, Saved
 from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
@@ -145,6 +145,30 @@ def commit(
     )
 
 
+def take_over(obj: Any, place: Place, caller: Caller, options: Options) -> None:
+    """Saves what an anonymous visitor left as the state of the user that they turned out to be.
+
+    Raises:
+        StateConflictError: The user has a state already, and `on_conflict` is "raise".
+        PersistSessionError: See `persistent_state`.
+    """
+    if _is_fresh(obj, caller):  # who changed nothing does not touch what they saved elsewhere
+        live = unsaved(obj, caller, place.name)
+    else:
+        live = unsaved(caller.factory(), caller, place.name)
+        live.replace(obj)
+    # As where a record is found only now: of two values of one field, the saved one stays.
+    saved = catch_up(live, place, Saved(), options, is_entry=options.on_conflict == "merge")
+    commit(live, place, saved, options)
+
+
+def _is_fresh(obj: Any, caller: Caller) -> bool:
+    """Whether the object differs from a fresh one in nothing but what the factory draws anew each time."""
+    fresh, other = caller.factory(), caller.factory()
+    before = loads(dumps(other).data, caller.view)
+    return same(merge(fresh, other, obj)[0], before)
+
+
 def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
     if len(pickled.data) > options.max_bytes:
         raise StateTooLargeError(
@@ -219,7 +243,11 @@ def _settle(live: Live, theirs: Live, name: str, options: Options, *, is_late: b
     """
     decide = options.on_conflict
     if decide == "merge" or is_late:
-        said = "before the saved state was known: that stays" if is_late else "elsewhere too: the later change stays"
+        said = (
+            "before the saved state was known: the saved value stays"
+            if is_late
+            else "elsewhere too: the later change stays"
+        )
         for field in live.rebase(theirs, theirs_win=is_late):
             _log.warning("State %r: %s was changed %s.", name, field, said)
     elif decide == "overwrite" or same(live.base_object(), theirs.obj):  # the same, though written anew: renewed

@@ -45,18 +45,23 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return a function that serves an app's source, one server for all equal calls of a module.
 
-    Its keywords are those of AppServer. `files` are further sources, by their path beside the app.
+    Its keywords are those of AppServer. `files` are further sources, by their path beside the app. `asgi` is the
+    source of an `asgi.py` beside it, which is run then; its app is "app.py".
     """
     with ExitStack() as servers:
         known: dict[str, AppServer] = {}
 
-        def serve_once(source: str, *, files: Mapping[str, str] | None = None, **options: Any) -> AppServer:
-            call = repr((source, files, options))
+        def serve_once(
+            source: str, *, files: Mapping[str, str] | None = None, asgi: str | None = None, **options: Any
+        ) -> AppServer:
+            call = repr((source, files, asgi, options))
             if call not in known:
                 folder = tmp_path_factory.mktemp("served")
                 for name, text in (files or {}).items():
                     write_app(folder, text, name)
-                known[call] = servers.enter_context(AppServer(write_app(folder, source), **options))
+                app = write_app(folder, source)
+                entry = app if asgi is None else write_app(folder, asgi, "asgi.py")
+                known[call] = servers.enter_context(AppServer(entry, **options))
             return known[call]
 
         yield serve_once

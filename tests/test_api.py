@@ -129,15 +129,6 @@ def test_every_parameter_but_name_and_what_it_names_is_by_keyword(name: str) -> 
     assert {*positional} <= {"name", "factory", "state"}
 
 
-def test_what_is_not_built_yet_is_not_accepted() -> None:
-    """A parameter is absent, never ignored."""
-    for option in ("user", "remember", "partitioned"):
-        arguments: Any = {option: None}
-        with pytest.raises(TypeError):
-            persistent_state("x", AppState, **arguments)
-        assert option not in inspect.signature(persist_session.configure).parameters
-
-
 @pytest.mark.parametrize("name", ERRORS)
 def test_one_base_catches_all_errors(name: str) -> None:
     """And each has the state's name where it is about one."""

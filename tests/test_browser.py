@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
-import subprocess
+import functools
 import time
-import urllib.error
-import urllib.request
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from support import AppServer, StrippingProxy, write_app
 from support.browser import (
     click_at_once,
+    cookie_of,
+    eventually,
     numbered,
     open_app,
     press,
@@ -22,9 +21,11 @@ from support.browser import (
     reload_app,
     run_shown,
     shown,
+    visit_first,
     wait_for_cookie,
     wait_idle,
 )
+from support.server import WITH_MIDDLEWARE, SecureServer, self_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +55,13 @@ COUNTER = numbered("""
     st.button("Clear", on_click=clear_cookie_state, args=["app-state"])
 """)
 
+
+@pytest.fixture(params=["component", "middleware"])
+def in_each_mode(request: pytest.FixtureRequest, served: Served) -> Served:
+    """Return `served`, for a test that has to hold whether a script or the server sets the cookie."""
+    return functools.partial(served, asgi=WITH_MIDDLEWARE) if request.param == "middleware" else served
+
+
 NO_QUESTION = """
 from persist_session import configure
 
@@ -64,9 +72,9 @@ configure(ask_browser=False)
 # A reload
 
 
-def test_a_reload_restores_in_one_run_without_a_flash(served: Served, page: Page) -> None:
+def test_a_reload_restores_in_one_run_without_a_flash(in_each_mode: Served, page: Page) -> None:
     """The first thing that a reloaded page shows is the restored value, in one run, and no iframe is ever in it."""
-    server = served(COUNTER)
+    server = in_each_mode(COUNTER)
     record_text(page, ".st-key-count")
     record_text(page, "iframe")
     visit_first(page, server)
@@ -97,9 +105,9 @@ def test_a_first_visit_takes_one_run_where_the_browser_is_not_asked(served: Serv
     assert shown(page, "count") == "Count 1"
 
 
-def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -> None:
+def test_a_killed_server_comes_back_with_the_state(in_each_mode: Served, page: Page) -> None:
     """After SIGKILL and a new start the open page goes on where it was, and so does a reloaded one."""
-    server = served(COUNTER)
+    server = in_each_mode(COUNTER)
     visit_first(page, server)
     press(page, "Add")
     server.kill()
@@ -114,9 +122,9 @@ def test_a_killed_server_comes_back_with_the_state(served: Served, page: Page) -
     assert shown(page, "count") == "Count 2"
 
 
-def test_another_browser_gets_a_state_of_its_own(served: Served, page: Page, chromium: Browser) -> None:
+def test_another_browser_gets_a_state_of_its_own(in_each_mode: Served, page: Page, chromium: Browser) -> None:
     """A visitor without the cookie starts fresh, and leaves the first one's state alone."""
-    server = served(COUNTER)
+    server = in_each_mode(COUNTER)
     visit_first(page, server)
     press(page, "Add")
     with chromium.new_context() as context:
@@ -143,9 +151,9 @@ def test_the_cookie_is_as_promised(served: Served, page: Page) -> None:
     assert set(cookie["value"]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-")
 
 
-def test_a_base_path_keeps_the_cookie_to_itself(served: Served, page: Page) -> None:
+def test_a_base_path_keeps_the_cookie_to_itself(in_each_mode: Served, page: Page) -> None:
     """Below `server.baseUrlPath` the cookie's path is that path, and a reload restores in one run."""
-    server = served(COUNTER, options={"server.baseUrlPath": "shop"})
+    server = in_each_mode(COUNTER, options={"server.baseUrlPath": "shop"})
     record_text(page, "iframe")
     visit_first(page, server)
     press(page, "Add")
@@ -157,9 +165,9 @@ def test_a_base_path_keeps_the_cookie_to_itself(served: Served, page: Page) -> N
     assert run_shown(page) == 2
 
 
-def test_two_apps_on_one_host_leave_each_other_alone(served: Served, page: Page) -> None:
+def test_two_apps_on_one_host_leave_each_other_alone(in_each_mode: Served, page: Page) -> None:
     """Two ports of one host, one name, different keys, one browser: each app keeps its own state and cookie."""
-    servers = [served(COUNTER), served(f"{COUNTER}st.text('The other app')\n")]
+    servers = [in_each_mode(COUNTER), in_each_mode(f"{COUNTER}st.text('The other app')\n")]
     pages = [page, page.context.new_page()]
     for tab, server, clicks in zip(pages, servers, (1, 2), strict=True):
         visit_first(tab, server)
@@ -167,6 +175,7 @@ def test_two_apps_on_one_host_leave_each_other_alone(served: Served, page: Page)
             press(tab, "Add")
     for count in (2, 3):
         for tab in pages:
+            tab.bring_to_front()  # a browser draws a page behind another one once a second
             reload_app(tab)
             press(tab, "Add")
         assert [shown(tab, "count") for tab in pages] == [f"Count {count}", f"Count {count + 1}"]
@@ -214,9 +223,10 @@ def test_a_stripping_proxy_costs_a_run_and_no_cookie(served: Served, page: Page)
         page.close()
 
 
-def test_what_was_done_before_the_state_was_found_is_added_to_it(leaving: AppServer, page: Page) -> None:
+def test_what_was_done_before_the_state_was_found_is_added_to_it(served: Served, page: Page) -> None:
     """Behind such a proxy, a click that was faster than the browser's answer: the restored state has both."""
-    with StrippingProxy(leaving.url) as proxy:
+    server = served(LEAVING, files=LEAVING_FILES)
+    with StrippingProxy(server.url) as proxy:
         open_app(page, proxy.url)
         wait_for_cookie(page.context, f"app-state-{proxy.url.rpartition(':')[2]}")
         wait_idle(page)
@@ -326,12 +336,13 @@ VISITOR = """
         def __init__(self):
             self.log = []
 """
+LEAVING_FILES = {"visitor.py": VISITOR, "pages/other.py": OTHER_PAGE}
 
 
 @pytest.fixture
-def leaving(served: Served) -> AppServer:
+def leaving(in_each_mode: Served) -> AppServer:
     """Return a server of an app that leaves its block in every way that there is."""
-    return served(LEAVING, files={"visitor.py": VISITOR, "pages/other.py": OTHER_PAGE})
+    return in_each_mode(LEAVING, files=LEAVING_FILES)
 
 
 @pytest.mark.parametrize("way", ["Rerun", "Stop", "Switch"])
@@ -457,9 +468,9 @@ BY_HAND = numbered("""
 """)
 
 
-def test_what_is_saved_by_hand_stays(served: Served, page: Page) -> None:
+def test_what_is_saved_by_hand_stays(in_each_mode: Served, page: Page) -> None:
     """Saves in the script and in callbacks are there after a reload; what was not saved stays in its tab only."""
-    server = served(BY_HAND)
+    server = in_each_mode(BY_HAND)
     visit_first(page, server)
     for count, button in enumerate(("Save", "Callback", "Callback that loads"), start=1):
         press(page, button)
@@ -632,6 +643,18 @@ def test_the_page_does_not_move(served: Served, chromium: Browser, place: str) -
         assert places_seen(page) == expected
 
 
+def test_the_servers_cookie_needs_no_element_anywhere(served: Served, page: Page) -> None:
+    """In every container a visitor finds one and the same state, on first visits too, without any iframe."""
+    server = served(PLACES, asgi=WITH_MIDDLEWARE)
+    record_text(page, "iframe")
+    tokens = []
+    for place in EVERYWHERE:
+        open_app(page, f"{server.url}/?place={place}&kind=persistent")
+        tokens.append(shown(page, "below"))
+        assert recorded_text(page, "iframe") == [None]
+    assert tokens == tokens[:1] * len(EVERYWHERE)
+
+
 def watched_page(context: BrowserContext, server: AppServer, place: str, kind: str) -> Page:
     """Return a tab that has been watched since before the app was loaded."""
     page = context.new_page()
@@ -652,14 +675,6 @@ def places_seen(page: Page) -> dict[str, list[int]]:
 # What tests ask of page, context and server
 
 CONNECTION = "document.querySelector('[data-testid=\"stApp\"]').getAttribute('data-test-connection-state')"
-
-
-def visit_first(page: Page, server: AppServer) -> str:
-    """Open the app and return the value of the cookie as soon as the browser has it and the app is idle."""
-    open_app(page, server.url)
-    value = wait_for_cookie(page.context, f"app-state-{server.port}")
-    wait_idle(page)
-    return value
 
 
 def records_of(server: AppServer) -> set[Path]:
@@ -687,52 +702,7 @@ def hold_answer(page: Page) -> Callable[[], None]:
     return release
 
 
-def cookie_of(context: BrowserContext, name: str) -> dict[str, Any]:
-    """Return the one cookie of this name, with its attributes."""
-    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == name]
-    return dict(cookie)
-
-
 def wait_for_other_cookie(page: Page, name: str, old: str) -> str:
     """Return the cookie's value as soon as it is not the old one any more."""
     eventually(page, lambda: cookie_of(page.context, name)["value"] != old)
     return str(cookie_of(page.context, name)["value"])
-
-
-def eventually(page: Page, condition: Callable[[], object], timeout: float = 20) -> None:
-    """Return as soon as the condition is true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        page.wait_for_timeout(20)
-
-
-class SecureServer(AppServer):
-    """A server that speaks https itself."""
-
-    @property
-    def url(self) -> str:
-        """The app's address."""
-        return super().url.replace("http://", "https://")
-
-    def _wait_until_healthy(self) -> None:
-        trusting = ssl.create_default_context()
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.build_opener(*handlers).open(f"{self.url}/_stcore/health", timeout=5).close()
-                return
-            except (urllib.error.URLError, ConnectionError):
-                assert time.monotonic() < deadline, self.logs()
-                time.sleep(0.05)
-
-
-def self_signed(folder: Path) -> dict[str, str]:
-    """Return Streamlit's options for https with a certificate that is made for this test."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return {"server.sslCertFile": str(certificate), "server.sslKeyFile": str(key)}

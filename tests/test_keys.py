@@ -37,10 +37,11 @@ def umask_0() -> Iterator[None]:
 def test_keys_are_derived_apart(chosen: list[str]) -> None:
     """No purpose shares a key with another, and no key is the secret itself."""
     keys = derive(chosen)
-    assert len(keys.cookie) == len(keys.record) == len(chosen)
+    assert len(keys.cookie) == len(keys.record) == len(keys.user) == len(chosen)
     raw = {secret.encode("utf-8", "surrogatepass") for secret in chosen}
     assert not set(keys.cookie) & set(keys.record)
-    assert not raw & {*keys.cookie, *keys.record}
+    assert not set(keys.user) & {*keys.cookie, *keys.record}
+    assert not raw & {*keys.cookie, *keys.record, *keys.user}
 
 
 @given(secrets)
@@ -48,6 +49,7 @@ def test_derivation_is_stable_and_keeps_the_order(chosen: list[str]) -> None:
     """The same secrets give the same keys, one by one: oldest first."""
     assert derive(chosen) == derive(list(chosen))
     assert derive(chosen).record == tuple(derive([each]).record[0] for each in chosen)
+    assert derive(chosen).user == tuple(derive([each]).user[0] for each in chosen)
 
 
 def test_the_derivation_never_changes() -> None:
@@ -55,6 +57,7 @@ def test_the_derivation_never_changes() -> None:
     keys = derive([GOOD])
     assert keys.cookie[0].hex() == "239d79c61f7b9373f440d3143b7a62729748512df13bf760663ab86d9df87ede"
     assert keys.record[0].hex() == "6b1d17fc2e02c2e049ef228869f02c301d7e24013fafc3324ea0d2328b4d8fda"
+    assert keys.user[0].hex() == "cf760da7aa4e49f9a045cf81777dc6cb31cf51ea9b9d01b9b13e159cf9761e9b"
 
 
 def test_no_key_material_is_in_the_repr() -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import persist_session
-from support import StrippingProxy
+from support import AppServer, StrippingProxy, write_app
 
 if TYPE_CHECKING:
     from conftest import Serve, Visit
@@ -54,7 +55,12 @@ def _is_test(block: Block) -> bool:
     return "\ndef test_" in block.source
 
 
-APPS = [block for block in blocks("python") if not _is_test(block)]
+def _is_server(block: Block) -> bool:
+    return "st.App(" in block.source
+
+
+SERVERS = [block for block in blocks("python") if _is_server(block)]
+APPS = [block for block in blocks("python") if not _is_test(block) and not _is_server(block)]
 TESTS = [block for block in blocks("python") if _is_test(block)]
 SETTINGS = set(inspect.signature(persist_session.configure).parameters)
 
@@ -65,7 +71,8 @@ def test_the_readme_has_examples() -> None:
     assert TESTS
     assert blocks("toml")
     assert blocks("bash")
-    assert len(APPS) + len(TESTS) + len(blocks("toml")) + len(blocks("bash")) == README.count("\n```\n")
+    assert SERVERS
+    assert len(SERVERS) + len(APPS) + len(TESTS) + len(blocks("toml")) + len(blocks("bash")) == README.count("\n```\n")
 
 
 @pytest.mark.parametrize("block", APPS, ids=str)
@@ -79,6 +86,17 @@ def test_an_example_runs(block: Block, serve: Serve, visit: Visit) -> None:
         assert tab.exceptions() == []
     assert tab.reload().exceptions() == []
     assert "Traceback" not in server.logs()
+
+
+@pytest.mark.parametrize("block", SERVERS, ids=str)
+def test_an_example_of_a_server_sets_the_cookie(block: Block, tmp_path: Path) -> None:
+    """With the first example as app.py the page brings an HttpOnly cookie, and no component is needed."""
+    write_app(tmp_path, APPS[0].source)
+    with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.url) as page:
+            (cookie,) = [value for value in page.headers.get_all("Set-Cookie") if value.startswith("app-state")]
+        assert "HttpOnly" in cookie
+        assert "Traceback" not in server.logs()
 
 
 def test_the_first_example_counts_and_survives_a_reload(serve: Serve, visit: Visit) -> None:

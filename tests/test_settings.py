@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from persist_session import configure
 from persist_session import settings as settings_module
+from persist_session.cookie_policy import policy
 from persist_session.errors import ConfigurationError
 from persist_session.keys import derive
 from persist_session.settings import (
@@ -74,6 +75,7 @@ GIVEN: dict[str, tuple[Any, str, Any, Any]] = {
     "max_age": (60, "120", 180.0, (60.0, 120.0, 180.0)),
     "same_site": ("strict", "none", "lax", ("strict", "none", "lax")),
     "secure": (True, "false", True, (True, False, True)),
+    "partitioned": (True, "false", True, (True, False, True)),
     "path": ("/a", "/b", "/c", ("/a", "/b", "/c")),
     "ask_browser": (False, "true", False, (False, True, False)),
     "max_bytes": (10, "20", 30, (10, 20, 30)),
@@ -159,6 +161,33 @@ def test_a_cookie_that_no_browser_takes_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="secure=True"):
         resolved(same_site="none", secure=False)
     assert resolved(same_site="none", secure=True).secure
+
+
+def test_a_partitioned_cookie_is_refused_where_it_is_not_to_be_secure() -> None:
+    """No browser takes it; by default it is secure without a word."""
+    with pytest.raises(ConfigurationError, match="partitioned=True"):
+        resolved(partitioned=True, secure=False)
+    assert resolved(partitioned=True).partitioned
+    assert resolved("/srv/other.py", partitioned=True, secure=True).partitioned
+
+
+def test_what_makes_no_sense_together_is_refused_from_wherever_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the environment, the other in the script."""
+    monkeypatch.setenv("PERSIST_SESSION_PARTITIONED", "true")
+    configure(secure=False)
+    with pytest.raises(ConfigurationError, match="partitioned=True"):
+        resolved()
+    configure(partitioned=False)
+    assert resolved().secure is False
+
+
+@pytest.mark.parametrize("same_site", ["lax", "strict", "none"])
+def test_partitioned_says_all_that_a_foreign_page_asks_for(same_site: Any) -> None:
+    """One setting does it: SameSite=None and Secure come with it, on a page without https, too."""
+    configure(partitioned=True, same_site=same_site)
+    cookie = policy("app-state", "http://localhost:8501/", "/", resolved())
+    assert (cookie.same_site, cookie.secure, cookie.partitioned) == ("none", True, True)
+    assert cookie.cookie_name == "app-state-8501"
 
 
 @pytest.mark.parametrize("store", [MemoryStore, object()])
@@ -289,6 +318,7 @@ def each(name: str, *values: Any) -> list[tuple[str, Any]]:
         *each("max_bytes", 0, -5, "big", float("nan"), float("inf"), False, [1]),
         *each("same_site", "loose", 5, [], True),
         *each("secure", "perhaps", 2, []),
+        *each("partitioned", "perhaps", 2, []),
         *each("ask_browser", "perhaps", 2, []),
         *each("path", "", "app", "/a;b", "/é", "/a\n", 5),
         *each("app", "", ".", "..", "a/b", "x" * 65, "é", "a b", "a\n"),

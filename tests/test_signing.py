@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from itsdangerous import TimestampSigner
 
 from persist_session.keys import derive
-from persist_session.signing import CLOCK_SKEW, new_session_id, record_key, sign, unsign
+from persist_session.signing import CLOCK_SKEW, new_session_id, record_key, sign, unsign, user_record_keys
 
 OLD, NEW, FOREIGN = "o" * 32, "n" * 32, "f" * 32
 KEYS = derive([NEW])
@@ -130,7 +130,18 @@ def test_a_truncated_or_extended_cookie_is_rejected() -> None:
     assert all(unsign("app-state", cookie + more, KEYS, DAY) is None for more in ("\n", "=", " ", ".", "A"))
 
 
-@pytest.mark.parametrize("value", ["z" * 32, "A" * 32, "a" * 31, "a" * 33, "", "a" * 16 + "." + "a" * 15])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "z" * 32,
+        "A" * 32,
+        "a" * 31,
+        "a" * 33,
+        "",
+        "a" * 16 + "." + "a" * 15,
+        *("a" * 32 + mark for mark in ("p", "ph", "hh")),
+    ],
+)
 def test_a_signed_value_that_is_no_session_id_is_rejected(value: str) -> None:
     """Even with a good signature only 32 lowercase hex characters are a session id."""
     assert unsign("app-state", sign("app-state", value, KEYS), KEYS, DAY) is None
@@ -180,3 +191,87 @@ def test_a_record_key_is_64_hex_characters_without_the_session_id() -> None:
     key = record_key("app-state", "a" * 32)
     assert re.fullmatch("[0-9a-f]{64}", key)
     assert "a" * 32 not in key
+
+
+# --- how the server set it
+
+MARKS = [
+    ({}, "", (False, False)),
+    ({"http_only": True}, "h", (True, False)),
+    ({"http_only": True, "partitioned": True}, "hp", (True, True)),
+    ({"partitioned": True}, "", (False, False)),
+]
+
+
+@pytest.mark.parametrize(("marks", "text", "read"), MARKS)
+def test_a_cookie_says_how_the_server_set_it(marks: dict[str, bool], text: str, read: tuple[bool, bool]) -> None:
+    """Scripts learn so that they can't replace it; what a script sets says nothing, as before there were marks."""
+    cookie = sign("app-state", "a" * 32, KEYS, **marks)
+    assert cookie.partition(".")[0] == "a" * 32 + text
+    signed = unsign("app-state", cookie, KEYS, DAY)
+    assert signed is not None
+    assert (signed.http_only, signed.partitioned) == read
+    assert signed.session_id == "a" * 32
+
+
+@pytest.mark.parametrize("before", ["", "h", "hp"])
+@pytest.mark.parametrize("after", ["", "h", "hp", "p", "ph", "hh", "hpp", "H", "x"])
+def test_marks_are_signed(before: str, after: str) -> None:
+    """Without the key nobody adds or removes one; nor is one good that we do not know."""
+    marks = {"http_only": "h" in before, "partitioned": "p" in before}
+    head, *tail = sign("app-state", "a" * 32, KEYS, **marks).split(".")
+    assert head == "a" * 32 + before
+    edited = ".".join(["a" * 32 + after, *tail])
+    assert (unsign("app-state", edited, KEYS, DAY) is not None) == (before == after)
+
+
+def test_a_marked_cookie_is_edited_in_vain() -> None:
+    """At every place, by every ASCII character: what is accepted equals what was signed."""
+    cookie = sign("app-state", "a" * 32, KEYS, http_only=True, partitioned=True)
+    for place in range(len(cookie)):
+        for other in map(chr, range(128)):
+            signed = unsign("app-state", cookie[:place] + other + cookie[place + 1 :], KEYS, DAY)
+            assert signed is None or (signed.session_id, signed.http_only, signed.partitioned) == ("a" * 32, True, True)
+
+
+# --- users
+
+users = st.text(min_size=1, max_size=40)
+
+
+@given(names, users)
+def test_a_users_record_key_is_64_hex_characters_that_show_nobody(name: str, user: str) -> None:
+    """One for each key, whatever the user's name holds; always the same."""
+    keys = derive([OLD, NEW])
+    found = user_record_keys(name, user, keys)
+    assert len(found) == len(set(found)) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", key) for key in found)
+    assert found == user_record_keys(name, user, keys)
+
+
+@given(st.tuples(names, users), st.tuples(names, users))
+@example(("ab", "c"), ("a", "bc"))
+@example(("1", "1:c"), ("11", ":c"))
+@example(("a", "\ud800"), ("a", "\ud801"))
+def test_a_users_record_keys_are_unambiguous(one: tuple[str, str], other: tuple[str, str]) -> None:
+    """Two pairs of name and user share one only if they are equal."""
+    assert (user_record_keys(*one, KEYS) == user_record_keys(*other, KEYS)) == (one == other)
+
+
+def test_a_users_record_key_needs_the_key() -> None:
+    """Who reads the store can't try names; nor is it the key of an anonymous visitor's record of the same text."""
+    mine, foreign = user_record_keys("cart", "ann", KEYS), user_record_keys("cart", "ann", derive([FOREIGN]))
+    assert mine != foreign
+    assert user_record_keys("cart", "a" * 32, KEYS) != [record_key("cart", "a" * 32)]
+
+
+def test_the_newest_key_makes_the_last_of_a_users_record_keys() -> None:
+    """After a rotation it is the one to save under; the others are where an older record may lie."""
+    old, new = user_record_keys("cart", "ann", derive([OLD])), user_record_keys("cart", "ann", derive([NEW]))
+    assert user_record_keys("cart", "ann", derive([OLD, NEW])) == [*old, *new]
+
+
+def test_a_users_record_key_never_changes() -> None:
+    """Another way to make it in a new release would lose every user's state."""
+    (key,) = user_record_keys("cart", "ann", derive(["s" * 32]))
+    assert key == "e030751fdb327dd5f62e10ad3c080d023248a2a06b6cf3e2c9f1b6310cfecfa3"

@@ -10,9 +10,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+
+    from .server import AppServer
 
 # A guest in the test: no sandbox (tests may run as root in a container), no traffic of its own.
 _ARGUMENTS = (
@@ -71,7 +74,8 @@ def launch(playwright: Playwright) -> Browser:
 
 def wait_idle(page: Page, timeout: float = 30) -> None:
     """Return as soon as the page is connected and no script runs; `timeout` in seconds."""
-    page.wait_for_function(_IDLE, timeout=timeout * 1000)
+    # By the clock: a browser seldom draws a page that stands behind another one.
+    page.wait_for_function(_IDLE, timeout=timeout * 1000, polling=20)
 
 
 def open_app(page: Page, url: str, timeout: float = 30) -> None:
@@ -94,6 +98,28 @@ def wait_for_cookie(context: BrowserContext, name: str, value: str | None = None
         # Playwright has no event for a cookie; its own wait keeps the browser's messages flowing.
         context.pages[0].wait_for_timeout(20)
     raise TimeoutError(f"The browser has no cookie {name!r} of the value that was waited for.")
+
+
+def visit_first(page: Page, server: AppServer) -> str:
+    """Open the app and return the value of the cookie as soon as the browser has it and the app is idle."""
+    open_app(page, server.url)
+    value = wait_for_cookie(page.context, f"app-state-{server.port}")
+    wait_idle(page)
+    return value
+
+
+def cookie_of(context: BrowserContext, name: str) -> dict[str, Any]:
+    """Return the one cookie of this name, with its attributes."""
+    (cookie,) = [cookie for cookie in context.cookies() if cookie["name"] == name]
+    return dict(cookie)
+
+
+def eventually(page: Page, condition: Callable[[], object], timeout: float = 20) -> None:
+    """Return as soon as the condition is true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        page.wait_for_timeout(20)
 
 
 def count_iframes(page: Page) -> int:
@@ -159,7 +185,9 @@ def press(page: Page, label: str, *, runs: int = 1) -> None:
     number = run_shown(page) + runs
     page.get_by_role("button", name=label, exact=True).click()
     # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
-    page.wait_for_function("(number) => Number(document.querySelector('.st-key-run').innerText) >= number", arg=number)
+    page.wait_for_function(
+        "(number) => Number(document.querySelector('.st-key-run').innerText) >= number", arg=number, polling=20
+    )
     wait_idle(page)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime
-from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -66,15 +65,17 @@ class Jar(dict[str, str]):
 
     def store_response(self, set_cookie: str) -> None:
         """Do what a browser does with one `Set-Cookie` header of a response."""
-        for name, morsel in SimpleCookie(set_cookie).items():
-            with self._lock:
-                self.http_only.discard(name)
-                if morsel["max-age"] == "0":
-                    self.pop(name, None)
-                    continue
-                self[name] = morsel.coded_value
-                if morsel["httponly"]:
-                    self.http_only.add(name)
+        # Not http.cookies: before Python 3.14 that drops a cookie that is Partitioned.
+        (name, _, value), *others = (part.strip().partition("=") for part in set_cookie.split(";"))
+        attributes = {key.lower(): text for key, _, text in others}
+        with self._lock:
+            self.http_only.discard(name)
+            if attributes.get("max-age") == "0":
+                self.pop(name, None)
+                return
+            self[name] = value
+            if "httponly" in attributes:
+                self.http_only.add(name)
 
 
 def _parse(raw: str) -> Any:

@@ -1,4 +1,4 @@
-"""A reverse proxy that strips cookies from the websocket handshake, as some hosts of Streamlit apps do."""
+"""Reverse proxies: one strips cookies from the websocket handshake, as some hosts do, one loses its connections."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _UPGRADE = re.compile(rb"\r\nUpgrade:[ \t]*websocket", re.IGNORECASE)
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-class StrippingProxy:
-    """A proxy before a server; a websocket handshake through it keeps only Streamlit's own cookies.
+class Proxy:
+    """A proxy before a server.
 
     As a context manager it is closed on exit. `url` is what a visitor uses instead of the server's.
 
@@ -31,6 +31,8 @@ class StrippingProxy:
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)
         self._loop = asyncio.new_event_loop()
+        self._carries = asyncio.Event()
+        self._carries.set()
         self._listening: asyncio.Server | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -69,18 +71,64 @@ class StrippingProxy:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await reader.readuntil(_END_OF_HEAD)
             to_server = await asyncio.open_connection(self._upstream.hostname, self._upstream.port)
-            to_server[1].write(_without_cookies(head) if _UPGRADE.search(head) else head)
-            await asyncio.gather(_copy(reader, to_server[1]), _copy(to_server[0], writer))
+            to_server[1].write(self._passed_on(head))
+            await asyncio.gather(self._copy(reader, to_server[1]), self._copy(to_server[0], writer))
         writer.close()
 
+    def _passed_on(self, head: bytes) -> bytes:
+        """Return what the server gets of a connection's first request head."""
+        return head
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self._carries.wait()
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+class StrippingProxy(Proxy):
+    """A proxy before a server; a websocket handshake through it keeps only Streamlit's own cookies."""
+
+    def _passed_on(self, head: bytes) -> bytes:
+        return _without_cookies(head) if _UPGRADE.search(head) else head
+
+
+class CuttableProxy(Proxy):
+    """A proxy before a server whose connections can be lost."""
+
+    _is_cut = False
+
+    def hang(self) -> None:
+        """Keep the connections, and carry nothing more over them: neither side notices."""
+        self._call(self._hang())
+
+    def cut(self) -> None:
+        """End all connections, and what hangs in them; refuse new ones until `restore`."""
+        self._call(self._cut())
+
+    def restore(self) -> None:
+        """Carry everything again; what is cut stays cut, but a visitor may connect anew."""
+        self._call(self._restore())
+
+    async def _hang(self) -> None:
+        self._carries.clear()
+
+    async def _cut(self) -> None:
+        self._is_cut = True
+        await self._end_connections()
+
+    async def _restore(self) -> None:
+        self._is_cut = False
+        self._carries.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.close()
+            return
+        await super()._serve(reader, writer)
 
 
 def _without_cookies(head: bytes) -> bytes:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+# What `streamlit run` gets beside an `app.py`, for the server to set the cookie of the state "app-state".
+WITH_MIDDLEWARE = """
+    import streamlit as st
+    from persist_session import CookieMiddleware
+    from starlette.middleware import Middleware
+
+    app = st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"])])
+"""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -200,3 +213,58 @@ def _is_healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+class SecureServer(AppServer):
+    """A server that speaks https itself."""
+
+    @property
+    def url(self) -> str:
+        """The app's address."""
+        return super().url.replace("http://", "https://")
+
+    def _wait_until_healthy(self) -> None:
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.build_opener(*handlers).open(f"{self.url}/_stcore/health", timeout=5).close()
+                return
+            except (urllib.error.URLError, ConnectionError):
+                assert time.monotonic() < deadline, self.logs()
+                time.sleep(0.05)
+
+
+def self_signed(folder: Path) -> dict[str, str]:
+    """Return Streamlit's options for https with a certificate that is made for this test."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return {"server.sslCertFile": str(certificate), "server.sslKeyFile": str(key)}
+
+
+@contextmanager
+def embedding(url: str) -> Iterator[str]:
+    """Yield the address of a page at 127.0.0.1 that shows another one in an iframe."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = f'<!doctype html><iframe src="{url}" width="900" height="600"></iframe>'.encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import contextmanager
@@ -12,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persist_session import host
+from persist_session import CookieMiddleware, host, relay
 from persist_session.host import Ended, Handshake, Run
 from persist_session.settings import Settings
 
+from .jar import Jar
 from .records import KEYS, CountingStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from starlette.types import Message, Receive, Scope, Send
+
+    from persist_session.keys import Keys
 
 URL = "http://localhost/"
 _local = threading.local()
@@ -39,10 +45,12 @@ class Browser:
 
     Attributes:
         cookies: Values and unix times of expiry, by name.
+        http_only: The names of those that no script sees or replaces.
     """
 
     def __init__(self) -> None:
         self.cookies: dict[str, tuple[str, float]] = {}
+        self.http_only: set[str] = set()
 
     def values(self) -> dict[str, str]:
         """What has not expired."""
@@ -51,6 +59,40 @@ class Browser:
     def open(self) -> Tab:
         """A tab whose handshake has the cookies."""
         return Tab(self)
+
+    def seen_by_scripts(self) -> dict[str, str]:
+        """What has not expired, and is not HttpOnly."""
+        return {name: value for name, value in self.values().items() if name not in self.http_only}
+
+    def load(self, *names: str) -> Tab:
+        """A tab whose page came through the middleware for the states of these names."""
+        jar = Jar(self.values())
+        # In a thread of its own: in that of a test in a browser Playwright's loop runs.
+        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, names)))
+        thread.start()
+        thread.join()
+        self.cookies = {
+            name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
+        }
+        self.http_only |= jar.http_only
+        return self.open()
+
+
+async def _fetch(jar: Jar, names: tuple[str, ...]) -> None:
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        for key, value in message["headers"]:
+            if key == b"set-cookie":
+                jar.store_response(value.decode())
+
+    sent = [(b"host", b"localhost"), (b"cookie", jar.header().encode())]
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": sent}
+    await CookieMiddleware(page, names=names)(scope, receive, send)
 
 
 class _Context:
@@ -130,7 +172,7 @@ class Tab(Run):
 
     def answer(self, key: str) -> dict[str, str] | None:
         """What the browser said to the question of this key."""
-        return self._browser.values() if self._asked is not None and self._asked[0] == key else None
+        return self._browser.seen_by_scripts() if self._asked is not None and self._asked[0] == key else None
 
     def mount(self, *, method: str, **arguments: Any) -> Any:
         """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
@@ -138,10 +180,10 @@ class Tab(Run):
             found = self.answer(arguments["key"])
             object.__setattr__(self, "_asked", (arguments["key"], arguments["on_change"]))
             return found
-        value = arguments["value"]
-        if value not in self._was_mounted:
-            self._browser.cookies[arguments["name"]] = value, _unix(arguments["options"])
-        self._mounted.add(value)
+        name, value = arguments["name"], arguments["value"]
+        if f"{name}={value}" not in self._was_mounted and name not in self._browser.http_only:
+            self._browser.cookies[name] = value, _unix(arguments["options"])
+        self._mounted.add(f"{name}={value}")
         return None
 
 
@@ -154,15 +196,18 @@ def _tab() -> Any:
 
 
 @contextmanager
-def pretended(store: CountingStore, max_age: float = 1000.0, lock_timeout: float = 10.0) -> Iterator[Browser]:
+def pretended(
+    store: CountingStore, max_age: float = 1000.0, lock_timeout: float = 10.0, keys: Keys = KEYS
+) -> Iterator[Browser]:
     """A browser whose tabs' runs are the library's, with one store for all."""
     settings = Settings(
-        keys=KEYS,
+        keys=keys,
         store=store,
         max_age=max_age,
         same_site="lax",
         secure=None,
         path=None,
+        partitioned=False,
         ask_browser=True,
         max_bytes=100_000,
         lock_timeout=lock_timeout,
@@ -178,5 +223,9 @@ def pretended(store: CountingStore, max_age: float = 1000.0, lock_timeout: float
         patch.setattr("persist_session.cookies._component", lambda **arguments: _tab().mount(**arguments))
         patch.setattr("persist_session.held.sweep_if_due", lambda _: None)
         patch.setattr("persist_session.settings.resolve", lambda *_: settings)
+        patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
+        patch.setattr(relay, "served", set())
+        for notes in ("shown", "retired"):
+            patch.setattr(relay, notes, relay.Notes())
         yield Browser()
         _local.tab = None

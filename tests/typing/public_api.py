@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypedDict, assert_type
 
+import streamlit as st
+from starlette.middleware import Middleware
+from starlette.requests import Request
+
 from persist_session import (
+    CookieMiddleware,
     MemoryStore,
     StateInfo,
     Store,
@@ -75,6 +80,12 @@ def after_a_block() -> int:
         return inner.count
 
 
+# Users, and consent.
+with persistent_state("x", AppState, user="me", remember=False) as own:
+    assert_type(own, AppState)
+assert_type(load_state("x", AppState, user=None, remember=True), AppState)
+clear_cookie_state("x", user="me")
+
 # By hand.
 loaded = load_state("x", AppState, max_age=60.0)
 assert_type(loaded, AppState)
@@ -107,7 +118,7 @@ assert_type(add(1, twice=True), str)
 info = state_info("x")
 assert_type(info, StateInfo | None)
 if info is not None:
-    assert_type(info.cookie, Literal["asking", "pending", "seen"])
+    assert_type(info.cookie, Literal["asking", "pending", "seen", "none"])
     assert_type(info.saved_at, datetime | None)
     assert_type(info.size, int | None)
 
@@ -115,3 +126,13 @@ if info is not None:
 store: Store = MemoryStore()
 configure(store=store, secret_keys=["k" * 32], max_age=timedelta(days=1), same_site="strict", secure=True)
 configure(store="file:///srv/state", max_age=60, path="/", ask_browser=False, max_bytes=1, app="shop")
+configure(partitioned=True)
+
+# The server.
+
+
+def remembers(request: Request) -> bool:
+    return "consent" in request.cookies
+
+
+app = st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["x"], remember=remembers)])

@@ -1,0 +1,420 @@
+"""What a visitor sees where the server sets the cookie, in foreign pages, and where they choose."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from persist_session.keys import derive
+from persist_session.signing import new_session_id, sign
+from support import AppServer, StrippingProxy, write_app
+from support.browser import (
+    cookie_of,
+    eventually,
+    numbered,
+    open_app,
+    press,
+    record_text,
+    recorded_text,
+    reload_app,
+    run_shown,
+    shown,
+    visit_first,
+    wait_for_cookie,
+    wait_idle,
+)
+from support.server import WITH_MIDDLEWARE, SecureServer, embedding, self_signed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Serve, Served
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+pytestmark = pytest.mark.browser
+
+COUNTER = numbered("""
+    import streamlit as st
+    from persist_session import clear_cookie_state, persistent_state
+
+    class AppState:
+        def __init__(self):
+            self.count = 0
+
+    with persistent_state("app-state", AppState) as s:
+        if st.button("Add"):
+            s.count += 1
+        with st.container(key="count"):
+            st.text(f"Count {s.count}")
+    st.button("Look")
+    st.button("Clear", on_click=clear_cookie_state, args=["app-state"])
+""")
+
+
+@pytest.fixture
+def server(served: Served) -> AppServer:
+    """Return a server that sets the cookie of a counter itself."""
+    return served(COUNTER, asgi=WITH_MIDDLEWARE)
+
+
+# One browser
+
+
+def test_a_visit_takes_one_run_and_no_iframe(server: AppServer, page: Page) -> None:
+    """A first visit and a reload: one run each, no iframe ever, the value is there, and no script sees the cookie."""
+    record_text(page, "iframe")
+    record_text(page, ".st-key-count")
+    visit_first(page, server)
+    press(page, "Add")
+    assert run_shown(page) == 2, "one for the visit, one for the click"
+    assert recorded_text(page, "iframe") == [None]
+    reload_app(page)
+    press(page, "Look")
+    assert run_shown(page) == 2, "one for the reload, one for the click"
+    assert recorded_text(page, "iframe") == [None]
+    assert [text for text in recorded_text(page, ".st-key-count") if text] == ["Count 1"]
+    name = f"app-state-{server.port}"
+    cookie = cookie_of(page.context, name)
+    assert cookie["httpOnly"]
+    assert (cookie["sameSite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "127.0.0.1")
+    seen = page.evaluate("document.cookie")
+    assert name not in seen
+    assert cookie["value"] not in seen
+    assert names_of(page.context) == {name}
+
+
+def test_a_clear_is_at_once_and_the_next_page_brings_another_id(server: AppServer, page: Page) -> None:
+    """The state is fresh in the same run, its record gone; the cookie stays as it is until the page is loaded again."""
+    others = records_of(server)
+    old = visit_first(page, server)
+    press(page, "Add")
+    (record,) = records_of(server) - others
+    press(page, "Clear")
+    assert shown(page, "count") == "Count 0"
+    press(page, "Look")
+    assert not record.exists()
+    assert cookie_of(page.context, f"app-state-{server.port}")["value"] == old
+    reload_app(page)
+    assert shown(page, "count") == "Count 0"
+    cookie = cookie_of(page.context, f"app-state-{server.port}")
+    assert cookie["httpOnly"]
+    assert id_of(cookie["value"]) != id_of(old)
+    press(page, "Add")
+    reload_app(page)
+    assert shown(page, "count") == "Count 1"
+    assert cookie_of(page.context, f"app-state-{server.port}")["value"] == cookie["value"]
+
+
+def test_what_is_done_after_a_clear_stays(server: AppServer, page: Page) -> None:
+    """A change between the clear and the next page load is there after it."""
+    visit_first(page, server)
+    press(page, "Add")
+    press(page, "Add")
+    press(page, "Clear")
+    press(page, "Add")
+    for _ in range(2):
+        reload_app(page)
+        assert shown(page, "count") == "Count 1"
+
+
+def test_two_tabs_have_one_state(server: AppServer, page: Page) -> None:
+    """Each tab sees what the other did, a clear included, and goes on with it."""
+    other = page.context.new_page()
+    for tab in (page, other):
+        open_app(tab, server.url)
+    press(page, "Add")
+    press(other, "Add")
+    assert shown(other, "count") == "Count 2"
+    page.bring_to_front()  # a browser draws a page behind another one once a second
+    press(page, "Clear")
+    other.bring_to_front()
+    press(other, "Look")
+    assert shown(other, "count") == "Count 0"
+    press(other, "Add")
+    page.bring_to_front()
+    press(page, "Add")
+    assert shown(page, "count") == "Count 2"
+    for tab in (page, other):
+        tab.bring_to_front()
+        reload_app(tab)
+        assert shown(tab, "count") == "Count 2"
+
+
+# Https
+
+
+def test_a_secure_page_ignores_a_planted_cookie(tmp_path: Path, chromium: Browser) -> None:
+    """On https the cookie is Secure and called `__Host-...`; a plain one counts for nothing, if validly signed."""
+    write_app(tmp_path, COUNTER)
+    app = write_app(tmp_path, WITH_MIDDLEWARE, "asgi.py")
+    with (
+        AppServer(app) as plain,
+        SecureServer(app, home=plain.home, options=self_signed(tmp_path)) as secure,
+        chromium.new_context(ignore_https_errors=True) as context,
+    ):
+        page = context.new_page()
+        planted = visit_first(page, plain)
+        press(page, "Add")
+        context.clear_cookies()
+        plain_name = f"app-state-{secure.port}"
+        context.add_cookies([{"name": plain_name, "value": planted, "domain": "127.0.0.1", "path": "/"}])
+        open_app(page, secure.url)
+        assert shown(page, "count") == "Count 0"
+        press(page, "Add")
+        press(page, "Add")
+        cookie = cookie_of(context, f"__Host-app-state-{secure.port}")
+        assert (cookie["secure"], cookie["httpOnly"]) == (True, True)
+        assert id_of(cookie["value"]) != id_of(planted)
+        reload_app(page)
+        press(page, "Look")
+        assert (shown(page, "count"), run_shown(page)) == ("Count 2", 2)
+        assert cookie_of(context, f"__Host-app-state-{secure.port}")["value"] == cookie["value"]
+
+
+# A proxy that strips cookies
+
+
+def test_behind_a_stripping_proxy_a_script_takes_over(tmp_path: Path, chromium: Browser) -> None:
+    """Reloads restore, one warning says why a script has to; without the proxy the server takes it from there."""
+    write_app(tmp_path, COUNTER)
+    app = write_app(tmp_path, WITH_MIDDLEWARE, "asgi.py")
+    with chromium.new_context() as context:
+        page = context.new_page()
+        with AppServer(app) as server, StrippingProxy(server.url) as proxy:
+            port = int(proxy.url.rpartition(":")[2])
+            name = f"app-state-{port}"
+            with chromium.new_context() as another:
+                open_app(another.new_page(), proxy.url)
+                wait_for_cookie(another, f"{name}~script")
+            open_app(page, proxy.url)
+            value = wait_for_cookie(context, f"{name}~script")
+            wait_idle(page)
+            press(page, "Add")
+            press(page, "Add")
+            for _ in range(2):
+                page.reload()
+                page.get_by_text("Count 2").wait_for()
+                wait_idle(page)
+                press(page, "Look")
+                assert run_shown(page) == 3, "two for the reload, one for the click"
+            assert cookie_of(context, f"{name}~script")["value"] == value
+            assert server.logs().count("CookieMiddleware sets the cookie of state 'app-state', but") == 1
+            page.goto("about:blank")
+        with AppServer(app, home=server.home, port=port) as direct:
+            for _ in range(2):
+                open_app(page, direct.url)
+                assert shown(page, "count") == "Count 2"
+            assert id_of(cookie_of(context, name)["value"]) == id_of(value)
+            assert cookie_of(context, name)["httpOnly"]
+            assert names_of(context) == {name}
+            press(page, "Add")
+            reload_app(page)
+            assert shown(page, "count") == "Count 3"
+
+
+def test_of_one_second_the_scripts_cookie_counts(served: Served, chromium: Browser) -> None:
+    """A script's cookie beside the server's was made where that one did not arrive: the state lies under its id."""
+    secret = secrets.token_hex(32)
+    server = served(COUNTER, asgi=WITH_MIDDLEWARE, env={"PERSIST_SESSION_SECRET_KEYS": secret})
+    with chromium.new_context() as context:
+        page = context.new_page()
+        session_id = id_of(visit_first(page, server))
+        press(page, "Add")
+    with chromium.new_context() as context:
+        page, name, keys = context.new_page(), f"app-state-{server.port}", derive([secret])
+        of_server, of_script = sign("app-state", new_session_id(), keys, http_only=True), ""
+        while of_server.split(".")[1] != of_script.partition(".")[2].partition(".")[0]:  # the second of its signature
+            of_server = sign("app-state", id_of(of_server), keys, http_only=True)
+            of_script = sign("app-state", session_id, keys)
+        context.add_cookies(
+            [
+                {"name": name, "value": of_server, "url": server.url, "httpOnly": True},
+                {"name": f"{name}~script", "value": of_script, "url": server.url},
+            ]
+        )
+        open_app(page, server.url)
+        assert shown(page, "count") == "Count 1"
+        reload_app(page)
+        assert shown(page, "count") == "Count 1"
+        assert names_of(context) == {name}
+        assert id_of(cookie_of(context, name)["value"]) == session_id
+
+
+# From one mode to the other
+
+
+def test_a_move_to_the_middleware_and_back_keeps_the_state(serve: Serve, page: Page) -> None:
+    """Another start file, the same visitor: their state goes on, under the same id, from the first page on."""
+    server = serve(COUNTER)
+    script, asgi = server.app, write_app(server.app.parent, WITH_MIDDLEWARE, "asgi.py")
+    name = f"app-state-{server.port}"
+    session_id = id_of(visit_first(page, server))
+    press(page, "Add")
+    page.goto("about:blank")
+    server.app = asgi
+    server.restart()
+    open_app(page, server.url)
+    assert shown(page, "count") == "Count 1"
+    press(page, "Add")
+    reload_app(page)
+    press(page, "Look")
+    assert (shown(page, "count"), run_shown(page)) == ("Count 2", 2)
+    cookie = cookie_of(page.context, name)
+    assert cookie["httpOnly"]
+    assert id_of(cookie["value"]) == session_id
+    page.goto("about:blank")
+    server.app = script
+    server.restart()
+    open_app(page, server.url)
+    assert shown(page, "count") == "Count 2"
+    press(page, "Clear")
+    press(page, "Add")
+    assert shown(page, "count") == "Count 1"
+    reload_app(page)
+    assert shown(page, "count") == "Count 1"
+    assert names_of(page.context) == {name}
+
+
+# In a foreign page
+
+PARTITIONED = """
+from persist_session import configure
+
+configure(partitioned=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["component", "middleware"])
+def test_in_a_foreign_page_reloads_restore(served: Served, page: Page, mode: str) -> None:
+    """In an iframe of another site a reload of either page restores, by a cookie that is partitioned."""
+    is_middleware = mode == "middleware"
+    server = served(COUNTER, asgi=WITH_MIDDLEWARE) if is_middleware else served(f"{PARTITIONED}{COUNTER}")
+    name = f"app-state-{server.port}"
+    with embedding(server.url.replace("127.0.0.1", "localhost")) as url:
+        page.goto(url)
+        frame = embedded(page)
+        cookie = wait_for_cookie(page.context, name)
+        wait_idle(frame)
+        press(frame, "Add")
+        page.reload()
+        frame = embedded(page)
+        press(frame, "Add")
+        assert shown(frame, "count") == "Count 2"
+        assert run_shown(frame) == 2, "one for the reload, one for the click"
+        frame.evaluate("window.isOld = true")
+        frame.evaluate("location.reload()")
+        frame.wait_for_function("!window.isOld")
+        frame = embedded(page)
+        press(frame, "Add")
+        assert shown(frame, "count") == "Count 3"
+        assert run_shown(frame) == 2, "one for the reload, one for the click"
+        kept = cookie_of(page.context, name)
+        assert (kept["value"], kept["sameSite"], kept["secure"]) == (cookie, "None", True)
+        assert kept["partitionKey"] == "http://127.0.0.1"
+        assert kept["httpOnly"] == is_middleware
+
+
+def embedded(page: Page) -> Page:
+    """Return the app in the page's iframe as soon as it is idle; a frame has all that this file asks of a page."""
+    iframe = page.wait_for_selector("iframe")
+    assert iframe is not None
+    frame = iframe.content_frame()
+    found = cast("Page", frame)
+    found.locator(".st-key-run").wait_for()
+    wait_idle(found)
+    return found
+
+
+# Consent
+
+CONSENT = numbered("""
+    import streamlit as st
+    from persist_session import persistent_state
+
+    class AppState:
+        def __init__(self):
+            self.count = 0
+
+    is_remembered = st.checkbox("Remember me", value=st.context.cookies.get("consent") == "yes")
+    with persistent_state("app-state", AppState, remember=is_remembered) as s:
+        if st.button("Add"):
+            s.count += 1
+        with st.container(key="count"):
+            st.text(f"Count {s.count}")
+""")
+ASKED = """
+    import streamlit as st
+    from persist_session import CookieMiddleware
+    from starlette.middleware import Middleware
+
+    def remember(request):
+        return request.cookies.get("consent") == "yes"
+
+    app = st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"], remember=remember)])
+"""
+
+
+@pytest.mark.parametrize("mode", ["component", "middleware"])
+def test_a_visitor_is_remembered_where_they_agree(served: Served, page: Page, mode: str) -> None:
+    """Without consent neither cookie nor record; with it what the tab holds is kept; taken back, both go."""
+    server = served(CONSENT, asgi=ASKED if mode == "middleware" else None)
+    context, name = page.context, f"app-state-{server.port}"
+    open_app(page, server.url)
+    press(page, "Add")
+    reload_app(page)
+    assert shown(page, "count") == "Count 0"
+    assert names_of(context) == set()
+    assert records_of(server) == set()
+
+    press(page, "Add")
+    choose(page, server, "yes")
+    eventually(page, lambda: names_of(context) == {name if mode == "component" else f"{name}~script"})
+    wait_idle(page)
+    press(page, "Add")
+    assert len(records_of(server)) == 1
+    for _ in range(2):
+        reload_app(page)
+        assert shown(page, "count") == "Count 2"
+    assert names_of(context) == {name}
+    assert cookie_of(context, name)["httpOnly"] == (mode == "middleware")
+
+    choose(page, server, "no")
+    assert shown(page, "count") == "Count 2"
+    assert records_of(server) == set()
+    if mode == "component":
+        eventually(page, lambda: names_of(context) == set())
+    reload_app(page)
+    assert shown(page, "count") == "Count 0"
+    assert names_of(context) == set()
+    assert records_of(server) == set()
+
+
+def choose(page: Page, server: AppServer, answer: str) -> None:
+    """Tick or clear "Remember me", and keep the answer in a cookie of the app's own, as its banner would."""
+    page.context.add_cookies([{"name": "consent", "value": answer, "url": server.url}])
+    number = run_shown(page) + 1
+    page.get_by_test_id("stCheckbox").get_by_text("Remember me").click()
+    page.wait_for_function(
+        "(number) => Number(document.querySelector('.st-key-run').innerText) >= number", arg=number, polling=20
+    )
+    wait_idle(page)
+
+
+# What tests ask of context and server
+
+
+def names_of(context: BrowserContext) -> set[str]:
+    """Return the names of all cookies of the state."""
+    return {cookie["name"] for cookie in context.cookies() if "app-state" in cookie["name"]}
+
+
+def id_of(value: str) -> str:
+    """Return the session id in a signed cookie, without the mark behind it."""
+    return value[:32]
+
+
+def records_of(server: AppServer) -> set[Path]:
+    """Return the files of all records."""
+    return set(server.data_folder.rglob("*.pickle"))
