@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from persist_session.stores import MemoryStore
 from support import Jar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
     from pathlib import Path
 
     from conftest import Served, Visit
@@ -141,6 +142,16 @@ async def nothing_to_receive() -> Message:
     raise AssertionError("a GET has no body")
 
 
+def finish(work: Awaitable[None]) -> None:
+    """Do asynchronous work, in a thread of its own: a browser of another test may have its loop in this one."""
+
+    async def await_it() -> None:
+        await work
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, await_it()).result()
+
+
 def messages_of(app: ASGIApp, path: str = "/", *, method: str = "GET", **changed: Any) -> list[Message]:
     """Return what an app sends as the answer to a request."""
     sent: list[Message] = []
@@ -162,7 +173,7 @@ def messages_of(app: ASGIApp, path: str = "/", *, method: str = "GET", **changed
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     } | changed
-    asyncio.run(app(scope, nothing_to_receive, send))  # type: ignore[arg-type]  # a coroutine, as all apps here are
+    finish(app(scope, nothing_to_receive, send))
     return sent
 
 
@@ -289,7 +300,7 @@ def test_other_connections_are_handed_on_as_they_are(kind: str) -> None:
 
     scope: Scope = {"type": kind, "path": "/", "headers": [(b"host", b"localhost")]}
     given = (scope, nothing_to_receive, lambda _: nothing_to_receive())
-    asyncio.run(wrapped(app)(*given))  # type: ignore[arg-type]
+    finish(wrapped(app)(*given))
     assert all(one is other for one, other in zip(got, given, strict=True))
 
 
@@ -450,7 +461,7 @@ def test_a_body_streams_through() -> None:
         scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"h")], "query_string": b""}
         await wrapped(app)(scope, nothing_to_receive, send)
 
-    asyncio.run(visit())
+    finish(visit())
     assert all(one is other for one, other in zip(arrived[1:], pieces, strict=True))
 
 
