@@ -83,7 +83,7 @@ MISSING_.venvs/newest = No Python 3.12 or 3.13 with venv found; install one, or 
 
 # The browser tests drive the system's Chromium; the tests find it on PATH or by the variable CHROMIUM.
 chromium:
-	@if [ -n "$${CHROMIUM:-}" ] || type -P chromium chromium-browser google-chrome >/dev/null; then exit 0; fi; \
+	@if [ -n "$${CHROMIUM:-}$$(type -P chromium chromium-browser google-chrome)" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && type -P apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends chromium; \
 	else \
