@@ -151,7 +151,12 @@ class Tab:
         assert len(_records(self.server) - self._others) == 1
 
     def expect_one_of(self, *counts: int) -> None:
-        """Expect one of these counts, where it is Streamlit that decides; the page may not have heard of it yet."""
+        """Expect one of these counts, where it is Streamlit that decides; the page may not have heard of it yet.
+
+        A run that ends with its connection may leave half a page, connected and idle: a reload draws all of it.
+        """
+        self.page.reload()
+        self.page.locator(".st-key-count").wait_for(timeout=PATIENCE * 1000)
         before = self.shown_count()
         self.button("Add").click()
         self.page.wait_for_function(
