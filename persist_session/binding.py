@@ -161,7 +161,9 @@ class Binding:
 
     def drop(self) -> None:
         """Lets go of the id; the browser is to forget its cookie."""
+        seen = self._seen_headers
         self.outdate()
+        self._seen_headers = seen  # an HttpOnly cookie is found again when it is wanted, not at every run
         self._is_unwanted_there = not self.is_http_only
 
     def outdate(self, *, is_expired: bool = False) -> None:

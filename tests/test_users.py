@@ -926,3 +926,28 @@ def test_a_state_that_the_middleware_does_not_know_is_told_of_once(
             run(tab)
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [NAME in message and "names=" in message for message in warned] == [True]
+
+
+def test_who_agrees_in_the_tab_is_no_sign_of_a_proxy(
+    browser: Browser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server was not to set a cookie, so the connection could bring none; where it was, the log says so."""
+    binding._warn_of_stripped.cache_clear()
+    monkeypatch.setattr(relay, "served", {NAME})
+    tab = browser.open()
+    for remember in (False, True, True):
+        run(tab, options={"remember": remember})
+    assert not caplog.records
+    tab = Browser().open()
+    for _ in range(2):  # the browser answers in between
+        run(tab)
+    assert ["proxy" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_users_run_looks_for_the_browsers_state_once(browser: Browser, store: CountingStore) -> None:
+    """With the server's cookie, too: every other run asks for the version of the user's record, and no more."""
+    tab = browser.load(NAME)
+    run(tab, ADA, items=["book"])
+    before = store.versions
+    run(tab, ADA)
+    assert store.versions == before + 1
