@@ -7,10 +7,9 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from persist_session import relay
 from persist_session.binding import Binding
 from persist_session.errors import (
     ConfigurationError,
@@ -19,13 +18,13 @@ from persist_session.errors import (
     StoreError,
     UnloadableStateError,
 )
+from persist_session.home import Home
 from persist_session.live import Caller, Live
 from persist_session.pickling import UnpicklableError, loads
 from persist_session.place import Place, Saved
 from persist_session.settings import Settings
-from persist_session.signing import record_key, user_record_keys
 from persist_session.sweep import sweep_if_due
-from persist_session.transaction import ClearedError, Options, catch_up, commit, load, take_over, unpicklable, unsaved
+from persist_session.transaction import ClearedError, Options, catch_up, commit, load, unpicklable, unsaved
 from persist_session.view import UnrestorableError, name_of
 
 _log = logging.getLogger(__name__)
@@ -62,15 +61,13 @@ class Held:
     """What a tab holds of one name, from its first load to its clearing.
 
     Attributes:
-        user: Whose state it is; None: whoever has the browser's cookie.
-        inherited: The pickle of what the visitor did before they became this user, where no record holds it.
+        home: Where its record lies, or is to lie.
         remember: Whether it is to outlive the tab.
         lock: Guards everything below; this library mounts no element of Streamlit while it holds it.
-        settings: The settings in force when the state was last loaded.
         options: How the last load said that the state is to be kept.
         factory: What the last load said that makes a fresh state.
         run: The newest run that loaded the state.
-        place: Where the record lies, None until the browser is known.
+        place: Where the record was found, None until the browser is known.
         live: The live object, None before the first load and after an exception threw it away.
         draft: Pickles of a state that no record holds yet: as the factory made it, and as it comes back after an
             exception.
@@ -83,13 +80,9 @@ class Held:
             cookie that was cleared, the next page load replaces it.
     """
 
-    name: str
-    binding: Binding
-    user: str | None = field(default=None, repr=False)
-    inherited: bytes | None = field(default=None, repr=False)
+    home: Home
     remember: bool = True
     lock: threading.RLock = field(default_factory=threading.RLock)
-    settings: Settings | None = None
     options: Options | None = None
     factory: Callable[[], Any] | None = None
     run: weakref.ref[Any] | None = None
@@ -102,6 +95,26 @@ class Held:
     is_cleared: bool = False
     before: tuple[Live, ...] = ()
     is_put_off: bool = False
+
+    @property
+    def name(self) -> str:
+        """The state's name."""
+        return self.home.name
+
+    @property
+    def binding(self) -> Binding:
+        """The tab's session id."""
+        return self.home.binding
+
+    @property
+    def user(self) -> str | None:
+        """Whose state it is; None: whoever has the browser's cookie."""
+        return self.home.user
+
+    @property
+    def record_key(self) -> str | None:
+        """Names the record, None where there is none, or is to be none."""
+        return self.home.record_key if self.remember else None
 
     def asked_by(
         self,
@@ -122,8 +135,8 @@ class Held:
                 f"The state {self.name!r} was loaded with {name_of(self.factory)} and with {name_of(factory)} in one "
                 "run; give the two states different names."
             )
-        self.factory, self.run, self.options, self.settings = factory, run, options, settings
-        self.remember = remember
+        self.factory, self.run, self.options, self.remember = factory, run, options, remember
+        self.home.settings, self.home.max_age = settings, options.max_age
         self.binding.want(is_wanted=remember and self.user is None)
 
     def of_user(self, user: str | None) -> Held:
@@ -143,10 +156,7 @@ class Held:
         if self.user is None and self.place is None and self.draft is not None and self.draft[0] != self.draft[1]:
             left_behind = self.draft[1]
         return Held(
-            self.name,
-            self.binding,
-            user,
-            left_behind,
+            replace(self.home, user=user, inherited=left_behind),
             before=self._left(),
             is_put_off=user is None and self.binding.is_http_only,
         )
@@ -202,23 +212,22 @@ class Held:
             PersistSessionError: See `persistent_state`.
         """
         assert self.options is not None, "noted by asked_by"
-        self._finish_clearing()
-        if self.user is not None:
-            self._take_over(caller, self.user, self.options)
+        self.home.finish_clearing()
+        self.home.take_over(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)
         self.place = self._find_place()
 
     def _forget(self, caller: Caller, options: Options) -> None:
         """Removes the record and the cookie; what they held goes on in the tab."""
-        place = self._home()
+        place = self.home.find()
         if place is not None and place.version() is not None:
             self._keep_in_tab(place, caller, options)
             place.delete()
         if self.live is not None:
             self.live.saved = False
         self.place, self.saved = None, Saved()
-        self._drop_cookie()
+        self.home.drop_cookie()
 
     def _keep_in_tab(self, place: Place, caller: Caller, options: Options) -> None:
         """Has the tab hold what the record holds, as if all of it had been done here to a fresh state."""
@@ -237,65 +246,6 @@ class Held:
             self.live = None
             raise unpicklable(error, self.name) from error
         self.live, self.draft = live, (fresh, self._pickled(live))
-
-    def _take_over(self, caller: Caller, user: str, options: Options) -> None:
-        """Brings what the visitor did before they logged in into their state; it is gone from where it was.
-
-        Raises:
-            StateConflictError: They have a state, and `on_conflict` is "raise"; it holds what is gone.
-            PersistSessionError: See `persistent_state`.
-        """
-        assert self.settings is not None, "noted by asked_by"
-        if self.inherited is not None:
-            self._take_over_inherited(self.inherited, self._place_of_user(user), caller, options)
-            self.inherited = None
-        place = self._place_in_browser()
-        if place is None:
-            return
-        if place.version() is not None:
-            with place.lock(self.settings.lock_timeout):  # two tabs may come at once
-                self._move(place, self._place_of_user(user), caller, options)
-        self._drop_cookie()
-
-    def _take_over_inherited(self, data: bytes, target: Place, caller: Caller, options: Options) -> None:
-        try:
-            take_over(loads(data, caller.view), target, caller, options)
-        except UnrestorableError as error:
-            _log.info("The state %r was never saved and starts fresh: %s", self.name, error)
-        except (StoreError, UnloadableStateError):
-            raise  # to be tried again
-        except Exception:
-            self.inherited = None  # nobody is to meet the same error at every run
-            raise
-
-    def _move(self, place: Place, target: Place, caller: Caller, options: Options) -> None:
-        live, found = load(place, caller, options)
-        while live is not None:
-            try:
-                take_over(live.obj, target, caller, options)
-            except (StoreError, UnloadableStateError):
-                raise  # to be tried again
-            except StateConflictError:
-                place.delete()  # the error holds it
-                raise
-            except Exception:
-                place.set_aside(found.version or "", options.max_age)  # the user is not to meet the same error for ever
-                raise
-            # Only what was read: what another tab saved meanwhile is next.
-            place.set_aside(found.version or "", options.max_age)
-            live, found = load(place, caller, options)
-        place.delete()
-
-    def _drop_cookie(self) -> None:
-        place = self._place_in_browser()
-        if place is not None:
-            self._retire(place)
-            self.binding.drop()
-
-    def _retire(self, place: Place) -> None:
-        """Has the next page load give the browser a new id, if only that can, and nothing lies under this one then."""
-        if self.binding.is_http_only:
-            relay.retired.put(place.record_key, lambda: place.version() is None)
 
     def is_current(self) -> bool:
         """Whether the record is as this tab saw it last: neither written nor cleared elsewhere since, nor expired."""
@@ -363,62 +313,22 @@ class Held:
             LockTimeoutError: Another exclusive block did not end in time.
             StoreError: The store failed.
         """
-        assert self.settings is not None, "noted by asked_by"
+        assert self.home.settings is not None, "noted by asked_by"
         place = self._find_place()
-        with place.lock(self.settings.lock_timeout) if place is not None else nullcontext():
+        with place.lock(self.home.settings.lock_timeout) if place is not None else nullcontext():
             yield
 
     def let_go(self) -> None:
         """Forgets the state and the place of its record: it was cleared elsewhere, or has expired."""
         _log.info("The state %r was cleared elsewhere, or has expired: this tab's is not saved.", self.name)
-        if self.user is None and self._home() in (None, self.place):  # not where others logged in and out since
+        # Not where others logged in and out since.
+        if self.user is None and self.home.in_browser() in (None, self.place):
             self.binding.outdate(is_expired=self.saved.is_expired)
         self.place, self.live, self.draft, self.saved, self.is_save_due = None, None, None, Saved(), False
         self.is_put_off = self.user is None and self.binding.is_http_only
 
     def _find_place(self) -> Place | None:
-        return self.place if self.place is not None or not self.remember else self._home()
-
-    def _home(self) -> Place | None:
-        if self.user is not None:
-            return self._place_of_user(self.user)
-        return self._place_in_browser()
-
-    def _place_in_browser(self) -> Place | None:
-        # Read once: the runs of two users may overlap, who share the binding, and one may let go of the id.
-        session_id = self.binding.session_id
-        return self._at(record_key(self.name, session_id)) if session_id is not None else None
-
-    def _place_of_user(self, user: str) -> Place:
-        assert self.options is not None, "noted by asked_by"
-        *older, newest = self._places_of_user(user)
-        if newest.version() is None:  # a key came since it was saved, or nothing was
-            for place in reversed(older):
-                newest.move_from(place, self.options.max_age)
-        return newest
-
-    def _places_of_user(self, user: str) -> list[Place]:
-        assert self.settings is not None, "noted by asked_by"
-        return [self._at(key) for key in user_record_keys(self.name, user, self.settings.keys)]
-
-    @property
-    def record_key(self) -> str | None:
-        """Names the record, None where there is none."""
-        if not self.remember or self.settings is None:
-            return None
-        if self.user is not None:
-            return self._places_of_user(self.user)[-1].record_key
-        place = self._place_in_browser()
-        return place.record_key if place is not None else None
-
-    def _at(self, key: str) -> Place:
-        assert self.settings is not None, "noted by asked_by"
-        return Place(self.settings.store, self.settings.keys, self.name, key)
-
-    def _finish_clearing(self) -> None:
-        if self.binding.cleared is not None:
-            self._at(record_key(self.name, self.binding.cleared)).delete()
-            self.binding.cleared = None
+        return self.place if self.place is not None or not self.remember else self.home.find()
 
     def leave(self, block: Block, error: BaseException | None) -> None:
         """Saves what the block changed; or throws it away, if an exception left it.
@@ -519,34 +429,12 @@ class Held:
         Raises:
             StoreError: The store failed; nothing is cleared.
         """
-        self.settings = settings
-        self._finish_clearing()
-        if self.user is not None:
-            for each in self._places_of_user(self.user):
-                each.delete()
-            return self._cleared(self.binding)
-        place = self._find_place()
-        if place is not None:
-            if self.saved.version is not None and place.version() is None:
-                self.binding.outdate()  # cleared elsewhere: what is there now lies under an id that the browser knows
-                place = None
-            else:
-                place.delete()
-        binding = self.binding.successor()
-        if place is not None and binding.is_http_only:
-            self._retire(place)
-        elif place is not None:
-            binding.issue(settings, max_age)
-        return self._cleared(binding)
-
-    def _cleared(self, binding: Binding) -> Held:
+        self.home.settings, self.home.max_age = settings, max_age
+        binding = self.home.clear(self._find_place() if self.user is None else None, self.saved)
         self.is_cleared = True
         return Held(
-            self.name,
-            binding,
-            self.user,
+            replace(self.home, binding=binding, inherited=None),
             remember=self.remember,
-            settings=self.settings,
             options=self.options,
             factory=self.factory,
             run=self.run,

@@ -40,7 +40,8 @@ class CookieMiddleware:
         app: What it wraps.
         names: The names of the states.
         remember: Tells for each request of a page whether its visitor is to be remembered. Where not, no cookie is set,
-            and one that is there is removed. By default everybody is. What it raises fails the request.
+            and one that is there is removed; its record, by the next run that loads this state. By default everybody
+            is remembered. What it raises fails the request.
 
     Raises:
         ConfigurationError: A name makes no sense.
@@ -95,6 +96,8 @@ class CookieMiddleware:
             if session_id is not None:
                 value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
                 yield cookie.header(value, settings.max_age)
+            if signed is not None and not is_remembered:
+                relay.unwanted.put(record_key(name, signed.session_id), note=name)
             if session_id is not None or not is_remembered:
                 unwanted = (cookie.beside,) if is_remembered else (cookie, cookie.beside)
                 yield from (each.header("", 0) for each in unwanted if each.is_in(headers))

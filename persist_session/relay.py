@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _MOST = 100_000
-"""How many visitors' notes are kept. A forgotten one leaves a cookie as it is: not HttpOnly yet, or not renewed yet."""
+"""How many visitors' notes are kept. A forgotten one leaves a cookie or a record as it is, until it expires."""
 
 
 class Notes(Generic[T]):
@@ -32,12 +32,25 @@ class Notes(Generic[T]):
         """What was noted, or None."""
         return self._notes.get(key)
 
+    def keys(self, note: T) -> list[str]:
+        """The keys under which this was noted."""
+        with self._lock:
+            return [key for key, each in self._notes.items() if each == note]
+
+    def drop(self, key: str) -> None:
+        """Forgets what was noted."""
+        with self._lock:
+            self._notes.pop(key, None)
+
 
 served: set[str] = set()
 """The names whose cookies a middleware sets."""
 
 shown: Notes[bool] = Notes()
 """The ids, by record key, that a handshake has shown: cookies do arrive with this visitor's connections."""
+
+unwanted: Notes[str] = Notes()
+"""The ids, by record key, of visitors who are not to be remembered, each with the name of the state to delete."""
 
 retired: Notes[Callable[[], bool]] = Notes()
 """The ids, by record key, whose state was cleared, each with what tells whether it is still as good as new."""

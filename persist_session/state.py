@@ -18,7 +18,9 @@ from persist_session import settings as settings_module
 from persist_session.cookie_policy import check_name
 from persist_session.errors import ConfigurationError, PersistSessionError
 from persist_session.held import Block, Held
+from persist_session.home import Home
 from persist_session.live import Caller
+from persist_session.place import Saved
 from persist_session.tab import tab_of
 from persist_session.transaction import ClearedError, OnConflict, Options
 from persist_session.view import View
@@ -354,7 +356,7 @@ def clear_cookie_state(name: str, *, user: str | None = None) -> None:
     held = tab.hold(name)
     max_age = held.options.max_age if held.options else settings.max_age
     if user not in (None, held.user):
-        Held(name, held.binding, user).clear(settings, max_age)
+        Home(name, held.binding, user, settings=settings).clear(None, Saved())
         return
     with held.lock:
         if held.is_cleared:

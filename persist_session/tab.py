@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from persist_session.binding import Binding
 from persist_session.cookies import Question
 from persist_session.held import Held
+from persist_session.home import Home
 from persist_session.host import Run
 
 
@@ -19,7 +20,7 @@ class Tab:
 
     def hold(self, name: str) -> Held:
         """What the tab holds of this name, from now on at least."""
-        return self.held.setdefault(name, Held(name, Binding(name, self.question)))
+        return self.held.setdefault(name, Held(Home(name, Binding(name, self.question))))
 
     def hold_for(self, name: str, user: str | None) -> Held:
         """What the tab holds of this name for a user, or for the browser; what it held for another is let go.

@@ -391,6 +391,21 @@ def test_a_visitor_is_remembered_where_they_agree(served: Served, page: Page, mo
     assert records_of(server) == set()
 
 
+def test_a_no_that_only_the_page_says_removes_cookie_and_record(served: Served, page: Page) -> None:
+    """As from a banner of another page of the site: the next page load removes both."""
+    server = served(CONSENT, asgi=ASKED)
+    others = records_of(server)
+    page.context.add_cookies([{"name": "consent", "value": "yes", "url": server.url}])
+    visit_first(page, server)
+    press(page, "Add")
+    assert len(records_of(server) - others) == 1
+    page.context.add_cookies([{"name": "consent", "value": "no", "url": server.url}])
+    reload_app(page)
+    assert shown(page, "count") == "Count 0"
+    assert names_of(page.context) == set()
+    assert records_of(server) == others
+
+
 def choose(page: Page, server: AppServer, answer: str) -> None:
     """Tick or clear "Remember me", and keep the answer in a cookie of the app's own, as its banner would."""
     page.context.add_cookies([{"name": "consent", "value": answer, "url": server.url}])

@@ -309,6 +309,32 @@ def test_a_store_that_fails_is_asked_again(
     assert is_empty(store)
 
 
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_no_that_the_middleware_hears_first_removes_the_record(
+    browser: Browser, store: CountingStore, monkeypatch: pytest.MonkeyPatch, *, remember: bool
+) -> None:
+    """Cookie and record of the visitor go with that page, and no others; a store that fails is asked again."""
+    other = remembered(Browser(), Browser.open, count=7)
+    remembered(browser, lambda each: each.load(NAME), items=["book"])
+    tab = browser.load(NAME, remember=lambda _: False)
+    assert browser.values() == {}
+
+    def refuse(*_: object) -> None:
+        raise StoreError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CountingStore, "delete", refuse)
+        tab.begin()
+        with pytest.raises(StoreError, match="on purpose"):
+            load_state(NAME, AppState, remember=remember)
+    assert look(tab, remember=remember) == (0, [])
+    assert len(store._records) == 1
+    assert look(other) == (7, [])
+    writes = store.writes
+    assert look(other) == (7, [])
+    assert (len(store._records), store.writes) == (1, writes)
+
+
 def test_a_users_record_is_removed_too(browser: Browser, store: CountingStore) -> None:
     """And so is what their browser had from before; the tab holds both, and a yes saves it for the user."""
     run(Browser().open(), user=ADA, items=["pen"])

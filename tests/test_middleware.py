@@ -56,8 +56,8 @@ def untouched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"PERSIST_SESSION_{name.upper()}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(relay, "served", set())
-    monkeypatch.setattr(relay, "shown", relay.Notes())
-    monkeypatch.setattr(relay, "retired", relay.Notes())
+    for notes in ("shown", "retired", "unwanted"):
+        monkeypatch.setattr(relay, notes, relay.Notes())
     configure(secret_keys=[SECRET], store=MemoryStore(), max_age=HOUR)
 
 
@@ -873,6 +873,17 @@ def test_what_there_is_of_them_is_removed(ago: float) -> None:
     assert all(cookie.is_removal and cookie.value == "" for cookie in answer.cookies.values())
     assert answer.all("cache-control") == [OURS]
     assert set(get(wrapped(remember=never), cookies=f"{NAME}={value}").cookies) == {NAME}
+
+
+def test_their_record_is_named_to_the_scripts() -> None:
+    """The middleware does not know the store of each script; a cookie that the server did not sign names no record."""
+    session_id = new_session_id()
+    get(wrapped(remember=never), cookies=f"{NAME}={new_session_id()}.a.b")
+    get(wrapped(remember=never))
+    assert relay.unwanted.keys(NAME) == []
+    get(wrapped(remember=never), cookies=f"{NAME}={signed(session_id)}")
+    get(wrapped(remember=lambda _: True), cookies=f"{NAME}={signed(new_session_id())}")
+    assert relay.unwanted.keys(NAME) == [record_key(NAME, session_id)]
 
 
 def test_a_cookie_of_a_foreign_page_is_removed_as_it_was_set() -> None:

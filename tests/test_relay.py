@@ -29,6 +29,17 @@ def test_what_was_noted_is_there() -> None:
     assert [notes.get(key) for key in "abc"] == [3, 2, None]
 
 
+def test_what_was_noted_is_found_and_dropped() -> None:
+    """All keys of one note; to drop one that is not there is harmless."""
+    notes: Notes[str] = Notes()
+    for key, note in (("a", "one"), ("b", "other"), ("c", "one")):
+        notes.put(key, note)
+    assert notes.keys("one") == ["a", "c"]
+    notes.drop("a")
+    notes.drop("a")
+    assert (notes.keys("one"), notes.keys("other"), notes.keys("none")) == (["c"], ["b"], [])
+
+
 def test_every_kind_has_notes_of_its_own() -> None:
     """An id that a handshake has shown is not retired by that."""
     one: Notes[int] = Notes()

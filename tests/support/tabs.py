@@ -23,6 +23,7 @@ from .records import KEYS, CountingStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
 
     from persist_session.keys import Keys
@@ -64,21 +65,22 @@ class Browser:
         """What has not expired, and is not HttpOnly."""
         return {name: value for name, value in self.values().items() if name not in self.http_only}
 
-    def load(self, *names: str) -> Tab:
+    def load(self, *names: str, remember: Callable[[Request], bool] | None = None) -> Tab:
         """A tab whose page came through the middleware for the states of these names."""
         jar = Jar(self.values())
+        jar.http_only |= self.http_only
         # In a thread of its own: in that of a test in a browser Playwright's loop runs.
-        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, names)))
+        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, names, remember)))
         thread.start()
         thread.join()
         self.cookies = {
             name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
         }
-        self.http_only |= jar.http_only
+        self.http_only = jar.http_only & jar.keys()
         return self.open()
 
 
-async def _fetch(jar: Jar, names: tuple[str, ...]) -> None:
+async def _fetch(jar: Jar, names: tuple[str, ...], remember: Callable[[Request], bool] | None) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
 
@@ -92,7 +94,7 @@ async def _fetch(jar: Jar, names: tuple[str, ...]) -> None:
 
     sent = [(b"host", b"localhost"), (b"cookie", jar.header().encode())]
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": sent}
-    await CookieMiddleware(page, names=names)(scope, receive, send)
+    await CookieMiddleware(page, names=names, remember=remember)(scope, receive, send)
 
 
 class _Context:
@@ -225,7 +227,7 @@ def pretended(
         patch.setattr("persist_session.settings.resolve", lambda *_: settings)
         patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
         patch.setattr(relay, "served", set())
-        for notes in ("shown", "retired"):
+        for notes in ("shown", "retired", "unwanted"):
             patch.setattr(relay, notes, relay.Notes())
         yield Browser()
         _local.tab = None
