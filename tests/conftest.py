@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from support import AppServer, Visitor, write_app
 from support.browser import find_chromium, launch
+from support.server import WITH_MIDDLEWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -65,6 +67,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             return known[call]
 
         yield serve_once
+
+
+@pytest.fixture(params=["component", "middleware"])
+def in_each_mode(request: pytest.FixtureRequest, served: Served) -> Served:
+    """Return `served`, for a test that has to hold whether a script or the server sets the cookie."""
+    return functools.partial(served, asgi=WITH_MIDDLEWARE) if request.param == "middleware" else served
 
 
 @pytest.fixture

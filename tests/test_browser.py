@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -56,12 +55,6 @@ COUNTER = numbered("""
 """)
 
 
-@pytest.fixture(params=["component", "middleware"])
-def in_each_mode(request: pytest.FixtureRequest, served: Served) -> Served:
-    """Return `served`, for a test that has to hold whether a script or the server sets the cookie."""
-    return functools.partial(served, asgi=WITH_MIDDLEWARE) if request.param == "middleware" else served
-
-
 NO_QUESTION = """
 from persist_session import configure
 
@@ -95,9 +88,9 @@ def test_a_first_visit_takes_two_runs(served: Served, page: Page) -> None:
     assert run_shown(page) == 3, "two for the visit, one for the click"
 
 
-def test_a_first_visit_takes_one_run_where_the_browser_is_not_asked(served: Served, page: Page) -> None:
+def test_a_first_visit_takes_one_run_where_the_browser_is_not_asked(in_each_mode: Served, page: Page) -> None:
     """With `ask_browser=False` the cookie is set in the first run, and a reload restores as ever."""
-    server = served(f"{NO_QUESTION}{COUNTER}")
+    server = in_each_mode(f"{NO_QUESTION}{COUNTER}")
     visit_first(page, server)
     press(page, "Add")
     assert run_shown(page) == 2, "one for the visit, one for the click"
@@ -140,14 +133,15 @@ def test_another_browser_gets_a_state_of_its_own(in_each_mode: Served, page: Pag
 # The cookie
 
 
-def test_the_cookie_is_as_promised(served: Served, page: Page) -> None:
+def test_the_cookie_is_as_promised(in_each_mode: Served, page: Page) -> None:
     """It is called after state and port, lasts 30 days, stays on the site, and belongs to the whole site."""
-    server = served(COUNTER)
+    server = in_each_mode(COUNTER)
     visit_first(page, server)
     cookie = cookie_of(page.context, f"app-state-{server.port}")
     assert abs(cookie["expires"] - time.time() - 30 * DAY) < 120
     assert (cookie["sameSite"], cookie["path"], cookie["domain"]) == ("Lax", "/", "127.0.0.1")
     assert not cookie["secure"]
+    assert cookie["httpOnly"] == is_served_by_the_server(server)
     assert set(cookie["value"]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-")
 
 
@@ -223,12 +217,12 @@ def test_a_stripping_proxy_costs_a_run_and_no_cookie(served: Served, page: Page)
         page.close()
 
 
-def test_what_was_done_before_the_state_was_found_is_added_to_it(served: Served, page: Page) -> None:
+def test_what_was_done_before_the_state_was_found_is_added_to_it(in_each_mode: Served, page: Page) -> None:
     """Behind such a proxy, a click that was faster than the browser's answer: the restored state has both."""
-    server = served(LEAVING, files=LEAVING_FILES)
+    server = in_each_mode(LEAVING, files=LEAVING_FILES)
     with StrippingProxy(server.url) as proxy:
         open_app(page, proxy.url)
-        wait_for_cookie(page.context, f"app-state-{proxy.url.rpartition(':')[2]}")
+        wait_for_cookie(page.context, scripts_cookie(server, proxy))
         wait_idle(page)
         press(page, "Add")
         answer = hold_answer(page)
@@ -243,14 +237,13 @@ def test_what_was_done_before_the_state_was_found_is_added_to_it(served: Served,
         page.close()
 
 
-def test_a_state_that_is_cleared_before_it_was_found_is_cleared(served: Served, page: Page) -> None:
+def test_a_state_that_is_cleared_before_it_was_found_is_cleared(in_each_mode: Served, page: Page) -> None:
     """Behind such a proxy, a click on Clear that was faster than the browser's answer: the record goes with it."""
-    server = served(COUNTER)
+    server = in_each_mode(COUNTER)
     others = records_of(server)
     with StrippingProxy(server.url) as proxy:
         open_app(page, proxy.url)
-        name = f"app-state-{proxy.url.rpartition(':')[2]}"
-        old = wait_for_cookie(page.context, name)
+        old = wait_for_cookie(page.context, scripts_cookie(server, proxy))
         wait_idle(page)
         press(page, "Add")
         (record,) = records_of(server) - others
@@ -675,6 +668,17 @@ def places_seen(page: Page) -> dict[str, list[int]]:
 # What tests ask of page, context and server
 
 CONNECTION = "document.querySelector('[data-testid=\"stApp\"]').getAttribute('data-test-connection-state')"
+
+
+def is_served_by_the_server(server: AppServer) -> bool:
+    """Whether it is the server that sets the cookie."""
+    return server.app.name == "asgi.py"
+
+
+def scripts_cookie(server: AppServer, proxy: StrippingProxy) -> str:
+    """Return what the cookie is called that a script sets behind the proxy."""
+    name = f"app-state-{proxy.url.rpartition(':')[2]}"
+    return f"{name}~script" if is_served_by_the_server(server) else name
 
 
 def records_of(server: AppServer) -> set[Path]:

@@ -25,7 +25,7 @@ from support.browser import (
     wait_for_cookie,
     wait_idle,
 )
-from support.server import WITH_MIDDLEWARE, SecureServer, embedding, self_signed
+from support.server import WITH_MIDDLEWARE, SecureServer, UvicornServer, embedding, self_signed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +83,23 @@ def test_a_visit_takes_one_run_and_no_iframe(server: AppServer, page: Page) -> N
     assert name not in seen
     assert cookie["value"] not in seen
     assert names_of(page.context) == {name}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_uvicorn_serves_it_too(tmp_path: Path, page: Page, workers: int) -> None:
+    """Without `streamlit run`, in one process and in two: one run, no iframe, and what was done is there again."""
+    write_app(tmp_path, COUNTER)
+    with UvicornServer(write_app(tmp_path, WITH_MIDDLEWARE, "asgi.py"), workers=workers) as server:
+        record_text(page, "iframe")
+        visit_first(page, server)
+        for count in range(1, 5):
+            press(page, "Add")
+            reload_app(page)
+            assert shown(page, "count") == f"Count {count}"
+        assert run_shown(page) == 1
+        assert recorded_text(page, "iframe") == [None]
+        assert cookie_of(page.context, f"app-state-{server.port}")["httpOnly"]
+        page.goto("about:blank")
 
 
 def test_a_clear_is_at_once_and_the_next_page_brings_another_id(server: AppServer, page: Page) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,6 @@ import pytest
 
 from support import AppServer, CuttableProxy
 from support.browser import count_iframes, eventually, open_app, shown, wait_for_cookie, wait_idle
-from support.server import WITH_MIDDLEWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -196,12 +194,6 @@ class Tab:
     def wait_for_loss(self) -> None:
         """Return as soon as the page knows that it has no connection."""
         self.page.wait_for_function(f"() => {STATE} !== 'CONNECTED'", timeout=PATIENCE * 1000)
-
-
-@pytest.fixture(params=["component", "middleware"])
-def in_each_mode(request: pytest.FixtureRequest, served: Served) -> Served:
-    """Return `served`, for a test that has to hold whether a script or the server sets the cookie."""
-    return functools.partial(served, asgi=WITH_MIDDLEWARE) if request.param == "middleware" else served
 
 
 @pytest.fixture

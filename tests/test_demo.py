@@ -38,11 +38,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
         yield server
 
 
-@pytest.fixture(params=["direct", "cookies stripped"])
-def address(request: pytest.FixtureRequest, demo: AppServer) -> Iterator[str]:
-    """Return the demo's address: the server's, then that of a proxy that strips cookies."""
-    if request.param == "direct":
-        yield demo.url
+@pytest.fixture(scope="module")
+def asgi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """Return a server of the demo that sets its cookies itself."""
+    with AppServer(REPOSITORY / "demo" / "asgi.py", home=tmp_path_factory.mktemp("home")) as server:
+        yield server
+
+
+@pytest.fixture(params=["by a script", "by the server", "cookies stripped"])
+def address(request: pytest.FixtureRequest, demo: AppServer, asgi: AppServer) -> Iterator[str]:
+    """Return the demo's address: of both servers, then that of a proxy that strips cookies."""
+    if request.param != "cookies stripped":
+        yield asgi.url if request.param == "by the server" else demo.url
         return
     with StrippingProxy(demo.url) as proxy:
         yield proxy.url

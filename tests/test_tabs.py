@@ -236,10 +236,10 @@ def end_reply(page: Page, gates: Gates) -> None:
 
 @pytest.mark.browser
 def test_what_another_tab_changes_during_a_long_reply_stays(
-    two_classes: AppServer, context: BrowserContext, gates: Gates
+    in_each_mode: Served, context: BrowserContext, gates: Gates
 ) -> None:
     """One tab streams a reply, the other changes another field: both are there, at the next click and after reloads."""
-    one, other = open_two(context, two_classes, gates)
+    one, other = open_two(context, in_each_mode(CLASSES["two classes"]), gates)
     start_reply(one)
     press(other, "Rename")
     end_reply(one, gates)
@@ -256,9 +256,9 @@ def test_what_another_tab_changes_during_a_long_reply_stays(
 
 
 @pytest.mark.browser
-def test_two_tabs_write_one_chat_history(two_classes: AppServer, context: BrowserContext, gates: Gates) -> None:
+def test_two_tabs_write_one_chat_history(in_each_mode: Served, context: BrowserContext, gates: Gates) -> None:
     """Messages that both tabs append at the same time are all there, those that were saved first come first."""
-    one, other = open_two(context, two_classes, gates)
+    one, other = open_two(context, in_each_mode(CLASSES["two classes"]), gates)
     press(one, "Say")
     start_reply(one)
     press(other, "Say")

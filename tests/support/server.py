@@ -131,8 +131,7 @@ class AppServer:
         """
         if self._process is not None:
             raise RuntimeError("The server is running already; stop or kill it first.")
-        command = [sys.executable, "-m", "streamlit", "run", self.app.name]
-        command += [f"--{name}={_as_option(value)}" for name, value in self._options.items()]
+        command = [sys.executable, "-m", *self._command()]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.app.parent, env=self._environment(), stdout=log, stderr=subprocess.STDOUT
@@ -175,6 +174,11 @@ class AppServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
+    def _command(self) -> list[str]:
+        """Return the module that serves the app, and its arguments."""
+        options = [f"--{name}={_as_option(value)}" for name, value in self._options.items()]
+        return ["streamlit", "run", self.app.name, *options]
+
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("The server is not running; start it first.")
@@ -213,6 +217,18 @@ def _is_healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+class UvicornServer(AppServer):
+    """A server that is started by uvicorn, as any ASGI app; `app` makes the `st.App`."""
+
+    def __init__(self, app: Path, *, workers: int = 1, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._workers = workers
+
+    def _command(self) -> list[str]:
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        return ["uvicorn", f"{self.app.stem}:app", *where, "--workers", str(self._workers)]
 
 
 class SecureServer(AppServer):
