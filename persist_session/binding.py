@@ -59,11 +59,18 @@ class Binding:
     is_wanted: bool = True
     _was_unwanted: bool = False
     _is_unwanted_there: bool = False
+    _doubted: Signed | None = field(default=None, repr=False)
+    _token: str = field(default="", repr=False)
 
     @property
     def is_pending(self) -> bool:
         """Whether a cookie was issued that no handshake has shown yet."""
         return self._cookie is not None
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether a page load has replaced the HttpOnly cookie of the handshake, and what by is not known yet."""
+        return self.session_id is None and self._doubted is not None
 
     def bind(self, settings: Settings, max_age: float, is_current: Callable[[], bool] = lambda: False) -> None:
         """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one.
@@ -79,6 +86,8 @@ class Binding:
     def _bind(self, settings: Settings, max_age: float, is_current: Callable[[], bool]) -> None:
         if self._is_aging(max_age) and is_current():
             self._sign(settings, max_age)
+        if self.session_id is not None and self.is_http_only and _is_replaced(self.name, self.session_id):
+            self._let_go()
         if self.session_id is not None and not self.is_pending:
             return
         shaken = host.handshake()
@@ -98,6 +107,9 @@ class Binding:
         signed = newest(self.name, values_in_headers(cookie, headers), settings, max_age)
         if signed is None or signed.session_id in self.retired:
             return
+        if signed.http_only and _is_replaced(self.name, signed.session_id):
+            self._doubted = signed
+            return
         if not signed.http_only:
             relay.shown.put(record_key(self.name, signed.session_id), note=True)
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
@@ -111,15 +123,25 @@ class Binding:
     ) -> None:
         if answer is None and (settings.ask_browser or self._is_outdated):
             return
-        if self.name in relay.served and not self._was_unwanted:
+        if self._doubted is not None:
+            pass
+        elif self.name in relay.served and not self._was_unwanted:
             _warn_of_stripped(self.name)
         elif relay.served and self.name not in relay.served:
             _warn_of_missing(self.name)
-        signed = newest(self.name, values_in_answer(cookie, answer or {}), settings, max_age)
+        values = [*values_in_answer(cookie, answer or {}), *self._take_what_was_heard()]
+        signed = newest(self.name, values, settings, max_age) or self._doubted
+        self._doubted = None
         if signed is not None and signed.session_id not in self.retired:
             self._find(signed, settings, max_age)
         elif self.is_wanted:
             self.issue(settings, max_age)
+
+    def _take_what_was_heard(self) -> list[str]:
+        values = (relay.heard.get(self._token) or {}).get(self.name, [])
+        relay.heard.drop(self._token)
+        self._token = ""
+        return values
 
     def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         if self._is_cleared:
@@ -176,8 +198,11 @@ class Binding:
             self._expired = self.session_id if is_expired else None
             if self.session_id is not None and not is_expired and not self.is_http_only:
                 self.retired |= {self.session_id}
-            self._seen_headers = None if self.is_http_only else self._seen_headers
-            self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._seen_headers = None if self.is_http_only else self._seen_headers
+        self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
         self.question.forget(self.name)
 
     def successor(self) -> Binding:
@@ -187,7 +212,7 @@ class Binding:
         own by now, and does not set it again.
         An HttpOnly cookie stays, and so does its id.
         """
-        if self.is_http_only:
+        if self.is_http_only and not self.is_overtaken:
             return replace(self, _lock=threading.Lock())
         return Binding(
             self.name,
@@ -199,6 +224,7 @@ class Binding:
             _is_cleared=self.session_id is None,
             _is_outdated=self._is_outdated,
             _sent_in=self._sent_in if self._times_sent <= 1 else None,
+            _doubted=self._doubted,
         )
 
     def talk(self, settings: Settings, max_age: float, run: weakref.ref[Any]) -> None:
@@ -209,6 +235,8 @@ class Binding:
         """
         shaken = host.handshake()
         if self.session_id is None and shaken is not None and self._is_to_ask(shaken.cookie_headers):
+            if self._doubted is not None:
+                self._ask_server(policy(self.name, shaken.url, host.base_path(), settings).path)
             self.question.ask(self.name, run)
             self.bind(settings, max_age)
         cookie = self._cookie
@@ -223,6 +251,11 @@ class Binding:
             if is_served or target.beside.is_in(shaken.cookie_headers):
                 send(target.beside, "", 0.0)
 
+    def _ask_server(self, path: str) -> None:
+        """Has the browser show its cookies to the server, before it answers the script, which does not see them all."""
+        self._token = self._token or relay.new_question()
+        host.fetch(f"{path.rstrip('/')}{relay.QUESTION}?{self._token}")
+
     def _is_to_ask(self, headers: tuple[str, ...]) -> bool:
         """Whether the browser may have a cookie that its connection did not bring.
 
@@ -236,6 +269,10 @@ class Binding:
             first, self._sent_in = self._sent_in != run, run
             self._times_sent += first
             return first
+
+
+def _is_replaced(name: str, session_id: str) -> bool:
+    return relay.replaced.get(record_key(name, session_id)) is not None
 
 
 @functools.lru_cache(maxsize=1024)  # once for each name

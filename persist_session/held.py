@@ -216,18 +216,29 @@ class Held:
         self.home.take_over(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)
+        elif self.place is not None and self.binding.is_overtaken:
+            self._leave(self.place, caller, self.options)
         self.place = self._find_place()
 
     def _forget(self, caller: Caller, options: Options) -> None:
         """Removes the record and the cookie; what they held goes on in the tab."""
-        place = self.home.find()
+        self._withdraw(self.home.find(), caller, options)
+        self.home.drop_cookie()
+
+    def _leave(self, place: Place, caller: Caller, options: Options) -> None:
+        """Leaves a place that the browser does not know any more; what was done there since goes on in the tab."""
+        if self.saved.version is not None and place.version() is None:
+            self.live = self.draft = None  # it was cleared
+        self._withdraw(place, caller, options)
+        self.is_put_off = False
+
+    def _withdraw(self, place: Place | None, caller: Caller, options: Options) -> None:
         if place is not None and place.version() is not None:
             self._keep_in_tab(place, caller, options)
             place.delete()
         if self.live is not None:
             self.live.saved = False
         self.place, self.saved = None, Saved()
-        self.home.drop_cookie()
 
     def _keep_in_tab(self, place: Place, caller: Caller, options: Options) -> None:
         """Has the tab hold what the record holds, as if all of it had been done here to a fresh state."""
@@ -430,6 +441,9 @@ class Held:
             StoreError: The store failed; nothing is cleared.
         """
         self.home.settings, self.home.max_age = settings, max_age
+        if self.place is not None and self.binding.is_overtaken:
+            self.place.delete()  # what the browser has by now is cleared when that is known
+            self.place = None
         binding = self.home.clear(self._find_place() if self.user is None else None, self.saved)
         self.is_cleared = True
         return Held(

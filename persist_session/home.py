@@ -145,7 +145,9 @@ class Home:
             StoreError: The store failed; it is tried again.
         """
         if self.binding.cleared is not None:
-            self._at(record_key(self.name, self.binding.cleared)).delete()
+            place = self._at(record_key(self.name, self.binding.cleared))
+            place.delete()
+            self._retire(place)
             self.binding.cleared = None
         for key in relay.unwanted.keys(self.name):
             self._at(key).delete()

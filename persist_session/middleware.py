@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 
 from persist_session import host, relay
 from persist_session.cookie_policy import check_name, newest, policy, values_in_headers
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 # What Streamlit serves below these is no page, though some of it is HTML (streamlit/web/server/starlette).
 _NO_PAGES = ("/_stcore/", "/media/", "/component/", "/static/", "/app/static/")
 _PAGE_OR_UNKNOWN = ("document", "iframe", None)
-_OK, _NOT_MODIFIED = 200, 304
+_OK, _NO_CONTENT, _NOT_MODIFIED = 200, 204, 304
 
 
 class CookieMiddleware:
@@ -65,7 +66,15 @@ class CookieMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or connection; of pages, adds cookies to the answer."""
-        if scope["type"] != "http" or not _asks_for_a_page(request := Request(scope)):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        if _path(request) == relay.QUESTION:
+            self._hear(request)
+            await Response(status_code=_NO_CONTENT, headers={"cache-control": "no-store"})(scope, receive, send)
+            return
+        if not _asks_for_a_page(request):
             await self._app(scope, receive, send)
             return
 
@@ -79,6 +88,15 @@ class CookieMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_cookies)
+
+    def _hear(self, request: Request) -> None:
+        """Tells a tab of this process which cookies its browser has: a script can't see them."""
+        token = request.scope["query_string"].decode("latin-1")
+        if relay.heard.get(token) is None:
+            return
+        settings, headers = resolve("", host.secrets), request.headers.getlist("cookie")
+        policies = {name: policy(name, _url(request), host.base_path(), settings) for name in self._names}
+        relay.heard.put(token, {name: values_in_headers(cookie, headers) for name, cookie in policies.items()})
 
     def _set_cookies(self, request: Request) -> Iterator[str]:
         """The Set-Cookie headers that the answer needs."""
@@ -112,6 +130,7 @@ def _session_id(name: str, signed: Signed | None, max_age: float) -> str | None:
         # Once it is HttpOnly no script finds it: only where a handshake has shown it will the next one do so, too.
         return signed.session_id if relay.shown.get(key) else None
     if _is_retired(key):
+        relay.replaced.put(key, note=True)
         return new_session_id()
     return signed.session_id if time.time() - signed.signed_at > max_age / 2 else None
 
@@ -126,16 +145,17 @@ def _is_retired(key: str) -> bool:
         return False
 
 
+def _path(request: Request) -> str:
+    """The path within the app."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", "")).removeprefix(host.base_path().rstrip("/"))
+
+
 def _asks_for_a_page(request: Request) -> bool:
     headers = request.headers
-    path = (
-        request.scope["path"]
-        .removeprefix(request.scope.get("root_path", ""))
-        .removeprefix(host.base_path().rstrip("/"))
-    )
     return (
         request.method == "GET"
-        and not path.startswith(_NO_PAGES)
+        and not _path(request).startswith(_NO_PAGES)
         and headers.get("sec-fetch-dest") in _PAGE_OR_UNKNOWN
         and "prefetch" not in headers.get("sec-purpose", headers.get("purpose", ""))
     )

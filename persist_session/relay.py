@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+QUESTION = "/_persist_session"
+"""The path at which a middleware hears which cookies a tab's browser has by now, the HttpOnly ones among them."""
 
 _MOST = 100_000
 """How many visitors' notes are kept. A forgotten one leaves a cookie or a record as it is, until it expires."""
@@ -51,6 +55,20 @@ shown: Notes[bool] = Notes()
 
 unwanted: Notes[str] = Notes()
 """The ids, by record key, of visitors who are not to be remembered, each with the name of the state to delete."""
+
+replaced: Notes[bool] = Notes()
+"""The ids, by record key, that a page load has replaced: a tab whose handshake shows one is outdated."""
+
+heard: Notes[dict[str, list[str]]] = Notes()
+"""What a middleware heard to a tab's question, by its token: the cookies' values by state name; nothing until then."""
+
+
+def new_question() -> str:
+    """The token of a question that only this process hears the answer to."""
+    token = secrets.token_hex(16)
+    heard.put(token, {})
+    return token
+
 
 retired: Notes[Callable[[], bool]] = Notes()
 """The ids, by record key, whose state was cleared, each with what tells whether it is still as good as new."""

@@ -159,6 +159,36 @@ def test_two_tabs_have_one_state(server: AppServer, page: Page) -> None:
         assert shown(tab, "count") == "Count 2"
 
 
+@pytest.mark.parametrize("cleared_in", ["the old tab", "the other tab"])
+def test_a_tab_whose_cookie_a_page_load_replaced_goes_on_with_the_new_one(
+    server: AppServer, page: Page, cleared_in: str
+) -> None:
+    """After a clear a page load brings another id; a tab that stays open finds it, and nothing done there is lost."""
+    other = page.context.new_page()
+    for tab in (page, other):
+        open_app(tab, server.url)
+        press(tab, "Add")
+    old = id_of(cookie_of(page.context, f"app-state-{server.port}")["value"])
+    press(page if cleared_in == "the old tab" else other, "Clear")
+    other.bring_to_front()
+    reload_app(other)
+    assert shown(other, "count") == "Count 0"
+    assert id_of(cookie_of(page.context, f"app-state-{server.port}")["value"]) != old
+    page.bring_to_front()
+    record_text(other, "iframe")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_text("Count 1").wait_for()
+    wait_idle(page)
+    press(page, "Add")
+    assert shown(page, "count") == "Count 2"
+    other.bring_to_front()
+    press(other, "Add")
+    assert shown(other, "count") == "Count 3"
+    page.bring_to_front()
+    reload_app(page)
+    assert shown(page, "count") == "Count 3"
+
+
 # Https
 
 

@@ -56,7 +56,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(f"PERSIST_SESSION_{name.upper()}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(relay, "served", set())
-    for notes in ("shown", "retired", "unwanted"):
+    for notes in ("shown", "retired", "replaced", "heard", "unwanted"):
         monkeypatch.setattr(relay, notes, relay.Notes())
     configure(secret_keys=[SECRET], store=MemoryStore(), max_age=HOUR)
 
@@ -785,6 +785,52 @@ def test_a_store_that_fails_keeps_no_page_from_the_visitor(caplog: pytest.LogCap
     (record,) = caplog.records
     assert (record.levelno, "The disk is gone." in record.getMessage()) == (logging.ERROR, True)
     assert session_id not in caplog.text
+
+
+@pytest.mark.parametrize("is_unused", [True, False])
+def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
+    """So that a tab that is still open does not go on under one that its browser does not have any more."""
+    session_id = new_session_id()
+    key = record_key(NAME, session_id)
+    relay.retired.put(key, note=lambda: is_unused)
+    get(cookies=f"{NAME}={signed(new_session_id())}")
+    assert relay.replaced.get(key) is None
+    get(cookies=f"{NAME}={signed(session_id)}")
+    assert relay.replaced.get(key) is (True if is_unused else None)
+
+
+@pytest.mark.parametrize(
+    ("path", "base", "changed"),
+    [
+        ("/_persist_session", "/", {}),
+        ("/shop/_persist_session", "/shop", {}),
+        ("/mounted/_persist_session", "/", {"root_path": "/mounted"}),
+    ],
+)
+def test_a_tab_hears_which_cookies_its_browser_has(
+    path: str, base: str, changed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that may be the state's, valid or not, and no others; the answer itself says nothing, and is kept nowhere."""
+    monkeypatch.setattr(host, "base_path", lambda: base)
+    token = relay.new_question()
+    answer = get(
+        wrapped(answering(500), names=[NAME, "other"]),
+        path,
+        cookies=[f"{NAME}=one; x=2", f"{NAME}~script=three; {NAME}=four"],
+        query_string=token.encode(),
+        **changed,
+    )
+    assert relay.heard.get(token) == {NAME: ["one", "four", "three"], "other": []}
+    assert (answer.status, answer.cookies, answer.all("cache-control")) == (204, {}, ["no-store"])
+
+
+@pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
+def test_a_question_that_nobody_asked_is_not_heard(query: bytes) -> None:
+    """What is noted is what a tab waits for: nobody fills the memory by asking."""
+    token = relay.new_question()
+    assert get(path="/_persist_session", cookies=f"{NAME}=one", query_string=query).status == 204
+    assert relay.heard.get(token) == {}
+    assert relay.heard.get(query.decode("latin-1")) is None
 
 
 # --- in a foreign page

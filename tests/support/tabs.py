@@ -21,7 +21,7 @@ from .jar import Jar
 from .records import KEYS, CountingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
@@ -69,10 +69,7 @@ class Browser:
         """A tab whose page came through the middleware for the states of these names."""
         jar = Jar(self.values())
         jar.http_only |= self.http_only
-        # In a thread of its own: in that of a test in a browser Playwright's loop runs.
-        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, names, remember)))
-        thread.start()
-        thread.join()
+        _fetch(jar, names, remember)
         self.cookies = {
             name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
         }
@@ -80,7 +77,14 @@ class Browser:
         return self.open()
 
 
-async def _fetch(jar: Jar, names: tuple[str, ...], remember: Callable[[Request], bool] | None) -> None:
+def _fetch(jar: Jar, names: Iterable[str], remember: Callable[[Request], bool] | None = None, path: str = "/") -> None:
+    # In a thread of its own: in that of a test in a browser Playwright's loop runs.
+    thread = threading.Thread(target=lambda: asyncio.run(_ask(jar, names, remember, path)))
+    thread.start()
+    thread.join()
+
+
+async def _ask(jar: Jar, names: Iterable[str], remember: Callable[[Request], bool] | None, path: str) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
 
@@ -88,12 +92,13 @@ async def _fetch(jar: Jar, names: tuple[str, ...], remember: Callable[[Request],
         return {"type": "http.request"}
 
     async def send(message: Message) -> None:
-        for key, value in message["headers"]:
+        for key, value in message.get("headers", ()):
             if key == b"set-cookie":
                 jar.store_response(value.decode())
 
     sent = [(b"host", b"localhost"), (b"cookie", jar.header().encode())]
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": sent}
+    path, _, query = path.partition("?")
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": sent}
     await CookieMiddleware(page, names=names, remember=remember)(scope, receive, send)
 
 
@@ -176,6 +181,10 @@ class Tab(Run):
         """What the browser said to the question of this key."""
         return self._browser.seen_by_scripts() if self._asked is not None and self._asked[0] == key else None
 
+    def fetch(self, path: str) -> None:
+        """Ask the server for a path, with the cookies that the browser has by now."""
+        _fetch(Jar(self._browser.values()), relay.served, path=path)
+
     def mount(self, *, method: str, **arguments: Any) -> Any:
         """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
         if method == "getAll":
@@ -219,6 +228,7 @@ def pretended(
         patch.setattr(host, "handshake", lambda: Handshake(_tab()._headers, URL))
         patch.setattr(host, "base_path", lambda: "/")
         patch.setattr(host, "mount", lambda element: element())
+        patch.setattr(host, "fetch", lambda path: _tab().fetch(path))
         patch.setattr(host, "widget_value", lambda key: _tab().answer(key))
         patch.setattr(host, "forget_widget", lambda key: object.__setattr__(_tab(), "_asked", None))
         patch.setattr(host, "at_end_of_run", lambda run, end: run._ends.append(end))
@@ -227,7 +237,7 @@ def pretended(
         patch.setattr("persist_session.settings.resolve", lambda *_: settings)
         patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
         patch.setattr(relay, "served", set())
-        for notes in ("shown", "retired", "unwanted"):
+        for notes in ("shown", "retired", "replaced", "heard", "unwanted"):
             patch.setattr(relay, notes, relay.Notes())
         yield Browser()
         _local.tab = None
