@@ -11,7 +11,7 @@ from typing import Any
 from persist_session import host
 from persist_session.cookie_policy import CookiePolicy
 
-_LOOKS_SIGNED = re.compile(r"[0-9a-f]{32}(?:hp?)?\.")
+_LOOKS_SIGNED = re.compile(r"[0-9a-f]{32}\.")
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class Question:
     _number: int = 1
     _waiting: set[str] = field(default_factory=set)
     _answers: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
-    _mounted_in: weakref.ref[Any] | None = None
+    _mounted: host.Once = field(default_factory=host.Once)
 
     def answer(self, name: str) -> dict[str, str] | None:
         """The browser's signed cookies as they were when it was asked for this name, or None before the answer."""
@@ -36,9 +36,8 @@ class Question:
         """Mounts the question, once a run; the answer starts another run."""
         with self._lock:
             self._waiting.add(name)
-            if self._mounted_in == run:
+            if not self._mounted.is_first(run):
                 return
-            self._mounted_in = run
             key = f"persist_session_question_{self._number}"
         value = host.mount(lambda: _component(method="getAll", key=key, default=None, on_change=self._hear(key)))
         # Where st.session_state was cleared since the question was mounted, no callback comes.
@@ -57,7 +56,7 @@ class Question:
                 self._answers[name] = signed
             self._waiting.clear()
             self._number += 1
-            self._mounted_in = None  # a name that comes later in this run asks for itself
+            self._mounted = host.Once()  # a name that comes later in this run asks for itself
         host.forget_widget(key)
 
 

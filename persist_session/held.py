@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from persist_session import relay
 from persist_session.binding import Binding
 from persist_session.errors import (
     ConfigurationError,
@@ -76,8 +77,6 @@ class Held:
         is_save_due: The state was saved by hand before the browser was known.
         is_cleared: The visitor's state was cleared: whoever still holds this must not save it.
         before: Live objects that were cleared here, or are another user's: saving one by hand does not bring it back.
-        is_put_off: A fresh state is not saved before it is changed: as long as nothing lies under the id of an HttpOnly
-            cookie that was cleared, the next page load replaces it.
     """
 
     home: Home
@@ -94,7 +93,6 @@ class Held:
     is_save_due: bool = False
     is_cleared: bool = False
     before: tuple[Live, ...] = ()
-    is_put_off: bool = False
 
     @property
     def name(self) -> str:
@@ -152,13 +150,14 @@ class Held:
         except Exception:
             self.live = None  # else nobody could log in or out in this tab any more
             raise
-        left_behind = None
+        # Of a login that failed so far, what was to be taken over is the visitor's again.
+        left_behind = self.home.inherited
         if self.user is None and self.place is None and self.draft is not None and self.draft[0] != self.draft[1]:
-            left_behind = self.draft[1]
+            left_behind = self.draft
         return Held(
-            replace(self.home, user=user, inherited=left_behind),
+            replace(self.home, user=user, inherited=left_behind if user is not None else None),
+            draft=left_behind if user is None else None,
             before=self._left(),
-            is_put_off=user is None and self.binding.is_http_only,
         )
 
     def _left(self) -> tuple[Live, ...]:
@@ -216,8 +215,8 @@ class Held:
         self.home.take_over(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)
-        elif self.place is not None and self.binding.is_overtaken:
-            self._leave(self.place, caller, self.options)
+        elif self._is_elsewhere():
+            self._leave(caller, self.options)
         self.place = self._find_place()
 
     def _forget(self, caller: Caller, options: Options) -> None:
@@ -225,12 +224,19 @@ class Held:
         self._withdraw(self.home.find(), caller, options)
         self.home.drop_cookie()
 
-    def _leave(self, place: Place, caller: Caller, options: Options) -> None:
+    def _is_elsewhere(self) -> bool:
+        """Whether the browser has another HttpOnly cookie by now than that of the place where the state was found."""
+        if self.place is None or self.user is not None:
+            return False
+        place = self.home.in_browser()
+        return place is None or place.record_key != self.place.record_key
+
+    def _leave(self, caller: Caller, options: Options) -> None:
         """Leaves a place that the browser does not know any more; what was done there since goes on in the tab."""
-        if self.saved.version is not None and place.version() is None:
+        assert self.place is not None, "it is elsewhere than the browser"
+        if self.saved.version is not None and self.place.version() is None:
             self.live = self.draft = None  # it was cleared
-        self._withdraw(place, caller, options)
-        self.is_put_off = False
+        self._withdraw(self.place, caller, options)
 
     def _withdraw(self, place: Place | None, caller: Caller, options: Options) -> None:
         if place is not None and place.version() is not None:
@@ -261,6 +267,10 @@ class Held:
     def is_current(self) -> bool:
         """Whether the record is as this tab saw it last: neither written nor cleared elsewhere since, nor expired."""
         return self.place is None or (self.place.version() == self.saved.version and not self.saved.is_expired)
+
+    def is_gone(self) -> bool:
+        """Whether the record that this tab saw last was cleared elsewhere."""
+        return self.place is not None and self.saved.version is not None and self.place.version() is None
 
     def _first(self, caller: Caller, options: Options) -> Live:
         if self.place is not None:
@@ -336,7 +346,6 @@ class Held:
         if self.user is None and self.home.in_browser() in (None, self.place):
             self.binding.outdate(is_expired=self.saved.is_expired)
         self.place, self.live, self.draft, self.saved, self.is_save_due = None, None, None, Saved(), False
-        self.is_put_off = self.user is None and self.binding.is_http_only
 
     def _find_place(self) -> Place | None:
         return self.place if self.place is not None or not self.remember else self.home.find()
@@ -391,16 +400,40 @@ class Held:
         """
         if self.is_cleared or self.live is None or self.options is None:
             return
-        if self.place is None or (self.is_put_off and self.saved.version is None and self._is_untouched(self.live)):
+        self.binding.listen()
+        if self._is_elsewhere():  # since this run began: what is saved at its place would be lost
+            self._leave(self.live.caller, self.options)
+            self.place = self._find_place()
+            if self.live is None:
+                return
+        if self.place is None or self._is_put_off(self.place, self.live):
             self.draft = self.live.base, self._pickled(self.live)
             return
         # Whoever saves is told what went wrong: no later load meets the same error.
         self.is_save_due = False
         try:
-            self.saved = commit(self.live, self.place, self.saved, self.options, self._note)
+            self._commit(self.live, self.place, self.options)
         except ClearedError:
             self.let_go()
         self.draft = None
+
+    def _commit(self, live: Live, place: Place, options: Options) -> None:
+        try:
+            self.saved = commit(live, place, self.saved, options, self._note)
+        except ClearedError:
+            moved = self.home.find() if self.user is not None else None
+            if moved is None or moved.version() is None:
+                raise
+            # A process whose newest key is another one had moved the record; its lineage tells whether it is the same.
+            self.place, self.saved = moved, commit(live, moved, self.saved, options, self._note)
+
+    def _is_put_off(self, place: Place, live: Live) -> bool:
+        """Whether a fresh state is not saved before it is changed.
+
+        As long as nothing lies under the id of an HttpOnly cookie that was cleared, the server replaces it.
+        """
+        is_fresh = self.user is None and self.saved.version is None and not self.is_save_due
+        return is_fresh and relay.retired.get(place.record_key) is not None and self._is_untouched(live)
 
     def _note(self, saved: Saved) -> None:
         self.saved = saved
@@ -441,10 +474,10 @@ class Held:
             StoreError: The store failed; nothing is cleared.
         """
         self.home.settings, self.home.max_age = settings, max_age
-        if self.place is not None and self.binding.is_overtaken:
-            self.place.delete()  # what the browser has by now is cleared when that is known
+        if self.place is not None and self._is_elsewhere():
+            self.place.delete()  # what the browser has by now is cleared, too, as soon as that is known
             self.place = None
-        binding = self.home.clear(self._find_place() if self.user is None else None, self.saved)
+        binding = self.home.clear(self.place or self.home.in_browser(), self.saved)
         self.is_cleared = True
         return Held(
             replace(self.home, binding=binding, inherited=None),
@@ -453,5 +486,4 @@ class Held:
             factory=self.factory,
             run=self.run,
             before=self._left(),
-            is_put_off=self.user is None and binding.is_http_only,
         )

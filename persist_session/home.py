@@ -25,7 +25,8 @@ class Home:
 
     Attributes:
         user: Whose record it is; None: that of whoever has the browser's cookie.
-        inherited: The pickle of what the visitor did before they became this user, where no record holds it.
+        inherited: Pickles of what the visitor did before they became this user, where no record holds it: as the
+            factory made it, and as they left it.
         settings: The settings in force when the state was last loaded or cleared; None before.
         max_age: Seconds until the state expires, as that said.
     """
@@ -33,7 +34,7 @@ class Home:
     name: str
     binding: Binding
     user: str | None = field(default=None, repr=False)
-    inherited: bytes | None = field(default=None, repr=False)
+    inherited: tuple[bytes, bytes] | None = field(default=None, repr=False)
     settings: Settings | None = None
     max_age: float = 0.0
 
@@ -86,7 +87,7 @@ class Home:
         if self.user is None:
             return
         if self.inherited is not None:
-            self._take_over_inherited(self.inherited, self._of_user(self.user), caller, options)
+            self._take_over_inherited(self.inherited[1], self._of_user(self.user), caller, options)
             self.inherited = None
         place = self.in_browser()
         if place is None:
@@ -132,7 +133,7 @@ class Home:
         if place is not None:
             place.delete()
             if binding.is_http_only:
-                self._retire(place)
+                _retire(place, binding)
             else:
                 assert self.settings is not None, "the place is made with them"
                 binding.issue(self.settings, self.max_age)
@@ -147,23 +148,30 @@ class Home:
         if self.binding.cleared is not None:
             place = self._at(record_key(self.name, self.binding.cleared))
             place.delete()
-            self._retire(place)
+            _retire(place, self.binding)
             self.binding.cleared = None
-        for key in relay.unwanted.keys(self.name):
-            self._at(key).delete()
-            relay.unwanted.drop(key)
+        unwanted = relay.unwanted(self.name)
+        for key in unwanted:
+            try:
+                self._at(key).delete()
+            except StoreError as error:  # no reason to fail another visitor's run
+                _log.error("The record %s of state %r is to be deleted, and is not yet: %s", key[:8], self.name, error)
+                return
+            unwanted.drop(key)
 
     def drop_cookie(self) -> None:
         """Lets go of the browser's session id, under which nothing lies any more."""
         place = self.in_browser()
         if place is not None:
-            self._retire(place)
             self.binding.drop()
+            _retire(place, self.binding)
 
-    def _retire(self, place: Place) -> None:
-        """Has the next page load give the browser a new id, if only that can, and nothing lies under this one then."""
-        if self.binding.is_http_only:
-            relay.retired.put(place.record_key, lambda: place.version() is None)
+
+def _retire(place: Place, binding: Binding) -> None:
+    """Has the server give the browser a new id, where only that can, if nothing lies under this one then."""
+    if binding.is_http_only:
+        relay.retired.put(place.record_key, lambda: place.version() is None)
+        binding.replace_by_server()
 
 
 def _move(place: Place, target: Place, caller: Caller, options: Options) -> None:

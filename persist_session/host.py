@@ -65,6 +65,24 @@ class Run:
         return memory
 
 
+class Once:
+    """Tells for each run of a tab whether something is still to be done in it.
+
+    It remembers more than the last run: one that was interrupted goes on for a while, and the two may take turns.
+    """
+
+    def __init__(self) -> None:
+        self._runs: frozenset[weakref.ref[Any]] = frozenset()
+        self._lock = threading.Lock()
+
+    def is_first(self, run: weakref.ref[Any]) -> bool:
+        """Whether nobody has asked yet in this run."""
+        with self._lock:  # parallel fragments are threads of one run
+            is_first = run not in self._runs
+            self._runs = frozenset(each for each in self._runs if each() is not None) | {run}
+            return is_first
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended.
@@ -187,7 +205,10 @@ def widget_value(key: str) -> Any:
 
 
 def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
-    """Calls `end` once when the run is over, with how it ended.
+    """Calls `end` once when the run is over, with how it ended, before the browser can hear of it.
+
+    Whoever reloads the page as soon as it is idle is to find what the run has saved. A receiver of the signal would be
+    called after Streamlit's own, or in any order: so this stands before the signal.
 
     Args:
         run: The current run.
@@ -203,6 +224,7 @@ def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
         return
     try:
         signal, requests = context._enqueue.__self__.on_event, context.script_requests
+        send = signal.send
     except AttributeError as error:
         raise PersistSessionError(
             "This release of Streamlit does not tell when a script run ends, which @persist on a class needs; "
@@ -215,9 +237,9 @@ def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
         failed.append(True)
         return before(error) if before is not None else None
 
-    def receive(_sender: Any, event: Any, **_: Any) -> None:
+    def end_and_send(sender: Any, *, event: Any, **details: Any) -> Any:
         if "STOPPED" in event.name or event.name == "SHUTDOWN":
-            signal.disconnect(receive)
+            signal.send = send
             context.on_script_error = before
             how = Ended(
                 failed=bool(failed) or not _ended_well(context),
@@ -225,10 +247,11 @@ def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
             )
             for each in waiting.pop(mark):
                 each(how)
+        return send(sender, event=event, **details)
 
     waiting[mark] = [end]
     context.on_script_error = note
-    signal.connect(receive, weak=False)
+    signal.send = end_and_send
 
 
 def _ended_well(context: Any) -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import Response
 
 from persist_session import host, relay
-from persist_session.cookie_policy import check_name, newest, policy, values_in_headers
+from persist_session.cookie_policy import CookiePolicy, check_name, newest, policy, values_in_headers
 from persist_session.errors import ConfigurationError, StoreError
-from persist_session.settings import resolve
+from persist_session.settings import LONGEST_MAX_AGE, Settings, resolve
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class CookieMiddleware:
     def __init__(
         self, app: ASGIApp, *, names: Iterable[str], remember: Callable[[Request], bool] | None = None
     ) -> None:
-        if inspect.iscoroutinefunction(remember) or not (remember is None or callable(remember)):
+        is_awaited = inspect.iscoroutinefunction(remember) or inspect.iscoroutinefunction(type(remember).__call__)
+        if remember is not None and (is_awaited or not callable(remember)):
             raise ConfigurationError(
                 "remember must be a function that takes a request and returns a bool, no coroutine."
             )
@@ -70,65 +71,123 @@ class CookieMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if _path(request) == relay.QUESTION:
-            self._hear(request)
-            await Response(status_code=_NO_CONTENT, headers={"cache-control": "no-store"})(scope, receive, send)
-            return
-        if not _asks_for_a_page(request):
+        if _path(request) == relay.ERRAND:
+            await self._finish_errand(request, send)
+        elif _asks_for_a_page(request):
+            await self._app(scope, receive, self._with_cookies(request, send))
+        else:
             await self._app(scope, receive, send)
-            return
 
+    def _with_cookies(self, request: Request, send: Send) -> Send:
         async def send_with_cookies(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # A copy: an app may answer everybody with one list, which would hand a visitor's cookie to the next.
                 message = {**message, "headers": list(message.get("headers", ()))}
                 if _is_page(message, request):
-                    # What tells whether an id is still in use may ask a store.
-                    _add(message, await run_in_threadpool(lambda: list(self._set_cookies(request))))
+                    await self._add_cookies(message, request)
             await send(message)
 
-        await self._app(scope, receive, send_with_cookies)
+        return send_with_cookies
 
-    def _hear(self, request: Request) -> None:
-        """Tells a tab of this process which cookies its browser has: a script can't see them."""
+    async def _finish_errand(self, request: Request, send: Send) -> None:
+        """Answers a tab's browser as with a page, and tells the tab which cookies the browser has then."""
+        message = {"type": "http.response.start", "status": _NO_CONTENT, "headers": [(b"cache-control", b"no-store")]}
         token = request.scope["query_string"].decode("latin-1")
-        if relay.heard.get(token) is None:
-            return
-        settings, headers = resolve("", host.secrets), request.headers.getlist("cookie")
-        policies = {name: policy(name, _url(request), host.base_path(), settings) for name in self._names}
-        relay.heard.put(token, {name: values_in_headers(cookie, headers) for name, cookie in policies.items()})
+        if relay.heard.get(token) is not None:
+            relay.heard.put(token, await self._add_cookies(message, request, is_errand=True))
+        await send(message)
+        await send({"type": "http.response.body", "body": b""})
 
-    def _set_cookies(self, request: Request) -> Iterator[str]:
-        """The Set-Cookie headers that the answer needs."""
-        settings = resolve("", host.secrets)
+    async def _add_cookies(
+        self, message: Message, request: Request, *, is_errand: bool = False
+    ) -> dict[str, Signed | None]:
+        """What the browser has of each state once it got the answer, to which the cookies for that are added."""
+        # What tells whether an id is still in use may ask a store.
+        outcomes = await run_in_threadpool(self._outcomes, request, is_errand=is_errand)
+        cookies = [cookie for outcome in outcomes for cookie in outcome.cookies]
+        headers = MutableHeaders(raw=message["headers"])
+        for cookie in cookies:
+            headers.append("set-cookie", cookie)
+        if cookies:
+            # A shared cache could hand one visitor's id to many.
+            headers["cache-control"] = "private, no-store"
+        return {outcome.name: outcome.signed for outcome in outcomes}
+
+    def _outcomes(self, request: Request, *, is_errand: bool) -> list[_Outcome]:
+        settings, url, base_path = resolve("", host.secrets), _url(request), host.base_path()
         is_remembered = self._remember is None or self._remember(request)
-        for name in self._names:
-            cookie = policy(name, _url(request), host.base_path(), settings)
-            headers = request.headers.getlist("cookie")
-            signed = newest(name, values_in_headers(cookie, headers), settings, settings.max_age)
-            if _is_embedded(request) if signed is None else signed.partitioned:
-                cookie = cookie.embedded
-            session_id = _session_id(name, signed, settings.max_age) if is_remembered else None
-            if signed is None and cookie.same_site == "strict" and _comes_from_elsewhere(request):
-                session_id = None  # the browser keeps back the cookie that it may have
-            if session_id is not None:
-                value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
-                yield cookie.header(value, settings.max_age)
-            if signed is not None and not is_remembered:
-                relay.unwanted.put(record_key(name, signed.session_id), note=name)
-            if session_id is not None or not is_remembered:
-                unwanted = (cookie.beside,) if is_remembered else (cookie, cookie.beside)
-                yield from (each.header("", 0) for each in unwanted if each.is_in(headers))
+        if inspect.isawaitable(is_remembered):
+            raise ConfigurationError("remember returned something to be awaited; let it return a bool.")
+        cookies = {name: policy(name, url, base_path, settings) for name in self._names}
+        if not is_remembered:
+            return [_forgotten(name, cookie, request, settings) for name, cookie in cookies.items()]
+        return [_remembered(name, cookie, request, settings, is_errand) for name, cookie in cookies.items()]
 
 
-def _session_id(name: str, signed: Signed | None, max_age: float) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one answer does for one state.
+
+    Attributes:
+        signed: What the browser has then.
+        cookies: The Set-Cookie headers for that.
+    """
+
+    name: str
+    signed: Signed | None
+    cookies: list[str] = field(repr=False)
+
+
+def _remembered(name: str, cookie: CookiePolicy, request: Request, settings: Settings, is_errand: bool) -> _Outcome:  # noqa: FBT001
+    signed = _signed(name, cookie, request, settings)
+    cookie = _placed(cookie, signed, request)
+    if signed is None and (is_errand or (cookie.same_site == "strict" and _comes_from_elsewhere(request))):
+        return _Outcome(name, None, [])  # an errand can't tell how it is to look; the browser may keep back what it has
+    session_id = new_session_id() if signed is None else _session_id(name, signed, settings.max_age)
+    set_cookies = []
+    if session_id is not None:
+        signed = Signed(session_id, time.time(), http_only=True, partitioned=cookie.partitioned)
+        value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
+        set_cookies.append(cookie.header(value, settings.max_age))
+    if signed is not None and signed.http_only:
+        set_cookies += _removals(request, cookie.beside)
+    return _Outcome(name, signed, set_cookies)
+
+
+def _forgotten(name: str, cookie: CookiePolicy, request: Request, settings: Settings) -> _Outcome:
+    signed = _signed(name, cookie, request, settings)
+    if signed is not None:
+        key = record_key(name, signed.session_id)
+        relay.unwanted(name).put(key, note=True)
+        relay.replaced.put(key, note=True)
+    cookie = _placed(cookie, signed, request)
+    return _Outcome(name, None, _removals(request, cookie, cookie.beside))
+
+
+def _placed(cookie: CookiePolicy, signed: Signed | None, request: Request) -> CookiePolicy:
+    is_embedded = _is_embedded(request) if signed is None else signed.partitioned
+    return cookie.embedded if is_embedded else cookie
+
+
+def _signed(name: str, cookie: CookiePolicy, request: Request, settings: Settings) -> Signed | None:
+    # How long a script's cookie lives is the state's own affair; its record goes by that in any case.
+    return newest(name, values_in_headers(cookie, request.headers.getlist("cookie")), settings, LONGEST_MAX_AGE)
+
+
+def _removals(request: Request, *cookies: CookiePolicy) -> list[str]:
+    headers = request.headers.getlist("cookie")
+    return [cookie.header("", 0) for cookie in cookies if cookie.is_in(headers)]
+
+
+def _session_id(name: str, signed: Signed, max_age: float) -> str | None:
     """The id that a cookie is to be issued for, None where the browser's cookie is good."""
-    if signed is None:
-        return new_session_id()
     key = record_key(name, signed.session_id)
     if not signed.http_only:
         # Once it is HttpOnly no script finds it: only where a handshake has shown it will the next one do so, too.
-        return signed.session_id if relay.shown.get(key) else None
+        if not relay.shown.get(key):
+            return None
+        relay.promoted.put(key, note=True)
+        return signed.session_id
     if _is_retired(key):
         relay.replaced.put(key, note=True)
         return new_session_id()
@@ -165,15 +224,6 @@ def _is_page(message: Message, request: Request) -> bool:
     if message["status"] == _NOT_MODIFIED:  # does not say of what
         return "text/html" in request.headers.get("accept", "")
     return message["status"] == _OK and Headers(raw=message["headers"]).get("content-type", "").startswith("text/html")
-
-
-def _add(message: Message, cookies: list[str]) -> None:
-    headers = MutableHeaders(raw=message["headers"])
-    for cookie in cookies:
-        headers.append("set-cookie", cookie)
-    if cookies:
-        # A shared cache could hand one visitor's id to many.
-        headers["cache-control"] = "private, no-store"
 
 
 def _url(request: Request) -> str:

@@ -139,14 +139,14 @@ class Place:
         return self.write(payload, found, max_age) or saved
 
     def move_from(self, other: Place, max_age: float) -> None:
-        """Takes over what lies at another place, where nothing lies at this one.
+        """Takes over what lies at another place, where nothing lies at this one; it stays the same record.
 
         Raises:
             StoreError: The store failed; the record is at one of the places at least.
         """
-        payload, _ = other.read(max_age)
+        payload, found = other.read(max_age)
         if not isinstance(payload, Absence):
-            self.write(payload, Saved(), max_age)  # if somebody was faster, it was with the same
+            self.write(payload, Saved(lineage=found.lineage), max_age)  # if somebody was faster, it was with the same
             other.delete()
 
     def set_aside(self, version: str, max_age: float) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
+
+from persist_session.signing import Signed
 
 T = TypeVar("T")
 
-QUESTION = "/_persist_session"
-"""The path at which a middleware hears which cookies a tab's browser has by now, the HttpOnly ones among them."""
+ERRAND = "/_persist_session"
+"""The path to which a tab sends its browser on an errand: the middleware sees its HttpOnly cookies, and renews them."""
 
 _MOST = 100_000
 """How many visitors' notes are kept. A forgotten one leaves a cookie or a record as it is, until it expires."""
 
 
 class Notes(Generic[T]):
-    """Notes by record key; the oldest are forgotten first."""
+    """Notes by a key, as a rule a record key; the oldest are forgotten first."""
 
     def __init__(self) -> None:
         self._notes: OrderedDict[str, T] = OrderedDict()
@@ -36,10 +38,10 @@ class Notes(Generic[T]):
         """What was noted, or None."""
         return self._notes.get(key)
 
-    def keys(self, note: T) -> list[str]:
-        """The keys under which this was noted."""
+    def __iter__(self) -> Iterator[str]:
+        """All keys under which something was noted by now."""
         with self._lock:
-            return [key for key, each in self._notes.items() if each == note]
+            return iter(list(self._notes))
 
     def drop(self, key: str) -> None:
         """Forgets what was noted."""
@@ -51,24 +53,30 @@ served: set[str] = set()
 """The names whose cookies a middleware sets."""
 
 shown: Notes[bool] = Notes()
-"""The ids, by record key, that a handshake has shown: cookies do arrive with this visitor's connections."""
+"""The ids that a handshake has shown: cookies do arrive with this visitor's connections."""
 
-unwanted: Notes[str] = Notes()
-"""The ids, by record key, of visitors who are not to be remembered, each with the name of the state to delete."""
+promoted: Notes[bool] = Notes()
+"""The ids whose cookie a script has set, and a page made HttpOnly since."""
+
+retired: Notes[Callable[[], bool]] = Notes()
+"""The ids whose state was cleared, each with what tells whether it is still as good as new."""
 
 replaced: Notes[bool] = Notes()
-"""The ids, by record key, that a page load has replaced: a tab whose handshake shows one is outdated."""
+"""The ids whose HttpOnly cookie the browser has no longer: a tab whose handshake shows one is outdated."""
 
-heard: Notes[dict[str, list[str]]] = Notes()
-"""What a middleware heard to a tab's question, by its token: the cookies' values by state name; nothing until then."""
+heard: Notes[dict[str, Signed | None]] = Notes()
+"""What came of an errand, by its token: the cookie that the browser has by now, by state name; nothing until then."""
+
+_unwanted: dict[str, Notes[bool]] = {}
 
 
-def new_question() -> str:
-    """The token of a question that only this process hears the answer to."""
+def unwanted(name: str) -> Notes[bool]:
+    """The ids, for one state, of visitors who are not to be remembered: their records are to be deleted."""
+    return _unwanted.get(name) or _unwanted.setdefault(name, Notes())
+
+
+def new_errand() -> str:
+    """The token of an errand of which only this process hears what comes of it."""
     token = secrets.token_hex(16)
     heard.put(token, {})
     return token
-
-
-retired: Notes[Callable[[], bool]] = Notes()
-"""The ids, by record key, whose state was cleared, each with what tells whether it is still as good as new."""

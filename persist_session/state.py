@@ -208,7 +208,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             if not held.binding.is_wanted and not held.is_cleared:
                 held.settle_in(self._caller(run))  # in the very run in which the browser is told to forget the cookie
         # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
-        held.binding.talk(settings, max_age, run.mark)
+        held.binding.talk(settings, max_age, run.mark, held.is_gone)
         return held
 
     def __exit__(
@@ -363,7 +363,7 @@ def clear_cookie_state(name: str, *, user: str | None = None) -> None:
             return  # another run was faster
         held.binding.bind(settings, max_age)
         successor = tab.held[name] = held.clear(settings, max_age)
-    successor.binding.talk(settings, max_age, run.mark)
+    successor.binding.talk(settings, max_age, run.mark, successor.is_gone)
 
 
 def state_info(name: str) -> StateInfo | None:

@@ -17,7 +17,7 @@ from persist_session.errors import (
 )
 from persist_session.live import Caller, Live
 from persist_session.merge import merge, same
-from persist_session.pickling import Pickled, UnpicklableError, dumps, loads
+from persist_session.pickling import Pickled, UnpicklableError, loads
 from persist_session.place import Absence, Place, Saved
 from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
@@ -152,7 +152,7 @@ def take_over(obj: Any, place: Place, caller: Caller, options: Options) -> None:
         StateConflictError: The user has a state already, and `on_conflict` is "raise".
         PersistSessionError: See `persistent_state`.
     """
-    if _is_fresh(obj, caller):  # who changed nothing does not touch what they saved elsewhere
+    if _is_fresh(obj, caller, place.name):  # who changed nothing does not touch what they saved elsewhere
         live = unsaved(obj, caller, place.name)
     else:
         live = unsaved(caller.factory(), caller, place.name)
@@ -162,10 +162,10 @@ def take_over(obj: Any, place: Place, caller: Caller, options: Options) -> None:
     commit(live, place, saved, options)
 
 
-def _is_fresh(obj: Any, caller: Caller) -> bool:
+def _is_fresh(obj: Any, caller: Caller, name: str) -> bool:
     """Whether the object differs from a fresh one in nothing but what the factory draws anew each time."""
     fresh, other = caller.factory(), caller.factory()
-    before = loads(dumps(other).data, caller.view)
+    before = loads(unsaved(other, caller, name).base, caller.view)
     return same(merge(fresh, other, obj)[0], before)
 
 

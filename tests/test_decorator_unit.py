@@ -8,10 +8,13 @@ import dataclasses
 import functools
 import logging
 import pickle
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import pydantic
 import pytest
+from streamlit.runtime.scriptrunner import script_runner
+from streamlit.runtime.state import SafeSessionState, SessionState
 
 from persist_session import ConfigurationError, decorator, host, persist, state
 from persist_session.host import Run
@@ -427,3 +430,40 @@ def test_the_failure_is_logged(
 def test_a_partial_of_a_persistent_class_makes_the_state(run: list[Any]) -> None:
     """It is a call of the class as any other."""
     assert functools.partial(Plain, 3)() is Plain(3)
+
+
+class Runner:
+    """As much of Streamlit's script runner as tells of a run's end; `heard` is what Streamlit's session hears of it."""
+
+    def __init__(self) -> None:
+        self.on_event = script_runner.Signal()  # type: ignore[attr-defined]  # whichever this release uses
+        self.heard: list[str] = []
+        self.on_event.connect(self.hear)
+
+    def hear(self, _: Any, event: Any) -> None:
+        """Note an event."""
+        self.heard.append(event.name)
+
+    def enqueue(self, _: Any) -> None:
+        """Send a message."""
+
+    def run(self) -> Run:
+        """Return a run."""
+        own = {"_enqueue": self.enqueue, "script_requests": SimpleNamespace(_state=SimpleNamespace(name="CONTINUE"))}
+        state_of_tab = SafeSessionState(SessionState(), lambda: None)
+        coordinator = Context.Coordinator()
+        return Run(
+            SimpleNamespace(session_state=state_of_tab, parallel_coordinator=coordinator, on_script_error=None, **own)
+        )
+
+
+def test_a_run_is_saved_before_the_browser_hears_that_it_is_over() -> None:
+    """Else a reload that comes at once shows what was before."""
+    event = script_runner.ScriptRunnerEvent
+    for _ in range(20):  # of some signals the order is any
+        runner = Runner()
+        run = runner.run()
+        host.at_end_of_run(run, lambda how, runner=runner: runner.heard.append(f"saved {how.drew_all}"))  # type: ignore[misc]
+        for each in (event.ENQUEUE_FORWARD_MSG, event.SCRIPT_STOPPED_WITH_SUCCESS, event.SHUTDOWN):
+            runner.on_event.send(runner, event=each)
+        assert runner.heard == ["ENQUEUE_FORWARD_MSG", "saved True", "SCRIPT_STOPPED_WITH_SUCCESS", "SHUTDOWN"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import AppServer, StrippingProxy
-from support.browser import wait_idle
+from support.browser import wait_idle, wait_quiet
 from support.server import REPOSITORY
 
 if TYPE_CHECKING:
@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 PAGES = ("", "todo", "chat", "by_hand", "decorator", "what_is_kept")
-# The cookies component answers twice, and the second answer starts a run of its own. Streamlit forgets a click
-# whose run is interrupted before it came to the button; a person is slower than that, a test has to wait.
-QUIET_FOR_A_SECOND = """() => {
-    const app = document.querySelector('[data-testid="stApp"]');
-    const idle = app?.getAttribute('data-test-script-state') === 'notRunning'
-        && app?.getAttribute('data-test-connection-state') === 'CONNECTED';
-    if (!idle || window.__quietSince === undefined) {
-        window.__quietSince = performance.now();
-    }
-    return performance.now() - window.__quietSince > 1000;
-}"""
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 800}
 
@@ -197,7 +186,7 @@ def test_every_page_fits_and_shows_its_code(chromium: Browser, demo: AppServer, 
 def open_app(page: Page, url: str) -> None:
     """Open a page and wait until it stays quiet."""
     page.goto(url)
-    page.wait_for_function(QUIET_FOR_A_SECOND)
+    wait_quiet(page)
 
 
 def press(page: Page, label: str) -> None:
@@ -247,7 +236,7 @@ def card(page: Page, title: str) -> Locator:
 def reload(page: Page) -> None:
     """Reload the page and wait until it stays quiet."""
     page.reload()
-    page.wait_for_function(QUIET_FOR_A_SECOND)
+    wait_quiet(page)
 
 
 def expect_shown(found: Locator) -> None:

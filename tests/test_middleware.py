@@ -26,9 +26,10 @@ from persist_session.keys import derive
 from persist_session.signing import Signed, new_session_id, record_key, sign, unsign
 from persist_session.stores import MemoryStore
 from support import Jar
+from support.tabs import forget_relay
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Iterable, Iterator
     from pathlib import Path
 
     from conftest import Served, Visit
@@ -55,9 +56,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in settings_module._CHECKS:
         monkeypatch.delenv(f"PERSIST_SESSION_{name.upper()}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(relay, "served", set())
-    for notes in ("shown", "retired", "replaced", "heard", "unwanted"):
-        monkeypatch.setattr(relay, notes, relay.Notes())
+    forget_relay(monkeypatch)
     configure(secret_keys=[SECRET], store=MemoryStore(), max_age=HOUR)
 
 
@@ -258,8 +257,19 @@ def test_who_decides_per_request_is_no_coroutine() -> None:
     async def never(_: Any) -> bool:
         return False
 
+    class Never:
+        async def __call__(self, _: Any) -> bool:
+            return False
+
+    class Later:
+        def __await__(self) -> Iterator[bool]:
+            yield False
+
+    for each in (never, Never(), 3):
+        with pytest.raises(ConfigurationError, match="remember"):
+            wrapped(remember=each)
     with pytest.raises(ConfigurationError, match="remember"):
-        wrapped(remember=never)
+        get(wrapped(remember=lambda _: Later()))
 
 
 @pytest.mark.parametrize("path", ["/myapp", "/myapp/", "/myapp/page2", "/elsewhere"])
@@ -732,11 +742,13 @@ def test_the_cookie_that_a_script_set_beside_is_removed_then() -> None:
     assert cookies[f"{NAME}~script"].attributes["path"] == "/"
 
 
-def test_a_scripts_cookie_that_has_expired_is_replaced() -> None:
-    """No handshake will ever show it as valid; the visitor is a new one."""
-    cookies = get(cookies=f"{NAME}~script={by_script('a' * 32, ago=HOUR + 60)}").cookies
-    assert cookies[NAME].session_id != "a" * 32
-    assert cookies[f"{NAME}~script"].is_removal
+def test_how_long_a_scripts_cookie_lives_is_left_to_the_script() -> None:
+    """A state may have a `max_age` of its own, longer than the setting; browsers forget a cookie by themselves."""
+    session_id = new_session_id()
+    cookies = f"{NAME}={by_script(session_id, ago=HOUR + 60)}"
+    assert not get(cookies=cookies).cookies
+    relay.shown.put(record_key(NAME, session_id), note=True)
+    assert get(cookies=cookies).cookie.session_id == session_id
 
 
 # --- an id whose state was cleared
@@ -810,24 +822,54 @@ def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
 def test_a_tab_hears_which_cookies_its_browser_has(
     path: str, base: str, changed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that may be the state's, valid or not, and no others; the answer itself says nothing, and is kept nowhere."""
+    """By state, the valid ones only; the answer itself says nothing, and is kept nowhere."""
     monkeypatch.setattr(host, "base_path", lambda: base)
-    token = relay.new_question()
+    token, session_id = relay.new_errand(), new_session_id()
     answer = get(
         wrapped(answering(500), names=[NAME, "other"]),
         path,
-        cookies=[f"{NAME}=one; x=2", f"{NAME}~script=three; {NAME}=four"],
+        cookies=[f"{NAME}=x; x=2", f"{NAME}={signed(session_id)}; {NAME}~script=x"],
         query_string=token.encode(),
         **changed,
     )
-    assert relay.heard.get(token) == {NAME: ["one", "four", "three"], "other": []}
-    assert (answer.status, answer.cookies, answer.all("cache-control")) == (204, {}, ["no-store"])
+    heard = relay.heard.get(token)
+    assert heard is not None
+    assert heard.keys() == {NAME, "other"}
+    assert heard["other"] is None
+    assert heard[NAME] == unsigned(signed(session_id))
+    assert (answer.status, {name: cookie.is_removal for name, cookie in answer.cookies.items()}) == (
+        204,
+        {f"{NAME}~script": True},
+    )
+    assert "no-store" in answer.all("cache-control")[0]
+
+
+@pytest.mark.parametrize(
+    ("ago", "is_retired", "outcome"),
+    [(0.0, False, "as it is"), (HOUR / 2 + 60, False, "renewed"), (0.0, True, "replaced"), (HOUR + 1, False, "none")],
+)
+def test_an_errand_does_for_a_cookie_what_a_page_load_does(ago: float, is_retired: bool, outcome: str) -> None:
+    """But for a browser that has none: who goes on an errand can't tell whether they stand in a foreign page."""
+    token, session_id = relay.new_errand(), new_session_id()
+    if is_retired:
+        relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+    answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id, ago=ago)}", query_string=token.encode())
+    heard = (relay.heard.get(token) or {})[NAME]
+    if outcome in ("as it is", "none"):
+        assert not answer.cookies
+        assert (heard is None) == (outcome == "none")
+        return
+    assert heard is not None
+    assert heard.session_id == answer.cookie.session_id
+    assert (heard.session_id == session_id) == (outcome == "renewed")
+    assert time.time() - heard.signed_at < 60
+    assert answer.all("cache-control") == [OURS]
 
 
 @pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
 def test_a_question_that_nobody_asked_is_not_heard(query: bytes) -> None:
     """What is noted is what a tab waits for: nobody fills the memory by asking."""
-    token = relay.new_question()
+    token = relay.new_errand()
     assert get(path="/_persist_session", cookies=f"{NAME}=one", query_string=query).status == 204
     assert relay.heard.get(token) == {}
     assert relay.heard.get(query.decode("latin-1")) is None
@@ -926,10 +968,10 @@ def test_their_record_is_named_to_the_scripts() -> None:
     session_id = new_session_id()
     get(wrapped(remember=never), cookies=f"{NAME}={new_session_id()}.a.b")
     get(wrapped(remember=never))
-    assert relay.unwanted.keys(NAME) == []
+    assert list(relay.unwanted(NAME)) == []
     get(wrapped(remember=never), cookies=f"{NAME}={signed(session_id)}")
     get(wrapped(remember=lambda _: True), cookies=f"{NAME}={signed(new_session_id())}")
-    assert relay.unwanted.keys(NAME) == [record_key(NAME, session_id)]
+    assert list(relay.unwanted(NAME)) == [record_key(NAME, session_id)]
 
 
 def test_a_cookie_of_a_foreign_page_is_removed_as_it_was_set() -> None:

@@ -11,6 +11,13 @@ import pytest
 
 from persist_session import relay
 from persist_session.relay import Notes
+from support.tabs import forget_relay
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with nothing noted."""
+    forget_relay(monkeypatch)
 
 
 @pytest.fixture
@@ -29,15 +36,21 @@ def test_what_was_noted_is_there() -> None:
     assert [notes.get(key) for key in "abc"] == [3, 2, None]
 
 
-def test_what_was_noted_is_found_and_dropped() -> None:
-    """All keys of one note; to drop one that is not there is harmless."""
-    notes: Notes[str] = Notes()
-    for key, note in (("a", "one"), ("b", "other"), ("c", "one")):
-        notes.put(key, note)
-    assert notes.keys("one") == ["a", "c"]
-    notes.drop("a")
-    notes.drop("a")
-    assert (notes.keys("one"), notes.keys("other"), notes.keys("none")) == (["c"], ["b"], [])
+def test_what_was_noted_is_dropped() -> None:
+    """While somebody goes through all of it; to drop what is not there is harmless."""
+    notes: Notes[int] = Notes()
+    for key in "abc":
+        notes.put(key, 1)
+    for key in notes:
+        notes.drop(key)
+        notes.drop(key)
+    assert [*notes] == []
+
+
+def test_unwanted_records_are_noted_by_state() -> None:
+    """A run looks at those of the states that it loads, and at no others."""
+    relay.unwanted("one").put("a", note=True)
+    assert ([*relay.unwanted("one")], [*relay.unwanted("other")]) == (["a"], [])
 
 
 def test_every_kind_has_notes_of_its_own() -> None:

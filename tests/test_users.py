@@ -238,14 +238,21 @@ def test_a_script_has_the_cookie_removed_in_the_run_of_the_login(browser: Browse
     assert browser.values() == {}
 
 
-def test_a_page_that_the_server_gave_its_cookie_gets_another_one_next_time(
-    browser: Browser, store: CountingStore
+@pytest.mark.parametrize("is_page", [True, False], ids=["by the next page", "at once"])
+def test_the_server_replaces_its_cookie_when_its_visitor_logs_in(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, *, is_page: bool
 ) -> None:
-    """A script can't remove that cookie: the next page load after the login does away with the id."""
+    """A script can't remove that cookie: the tab has its browser fetch another one, or else the next page load does."""
     tab = anonymous(browser, lambda browser: browser.load(NAME), count=2)
     old = ids(browser)
-    run(tab, ADA)
-    assert (ids(browser), len(old)) == (old, 1)
+    assert len(old) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda *_: None)
+        run(tab, ADA)
+        assert ids(browser) == old
+    if not is_page:
+        run(tab, ADA)
+        assert ids(browser).isdisjoint(old)
     again = browser.load(NAME)
     assert (len(ids(browser)), ids(browser) & old) == (1, set())
     assert look(again, ADA) == (2, 0, [])
@@ -601,16 +608,18 @@ def test_logout_by_a_page_load_starts_fresh_under_a_new_id(
 
 
 def test_logout_in_a_tab_with_the_servers_cookie_shows_nothing(browser: Browser, store: CountingStore) -> None:
-    """The id can't be replaced before a page load; until then the state under it is empty, and is not saved."""
+    """Nothing that was done before; what is there now lies under an id that nobody had before."""
     tab = anonymous(browser, lambda browser: browser.load(NAME), count=2)
     old = ids(browser)
     run(tab, ADA, items=["book"])
     for _ in range(2):
         run(tab)
         assert look(tab) == FRESH
-    assert keys_of(store) == {key_of_user(ADA)}
-    assert look(browser.load(NAME)) == FRESH
-    assert ids(browser) & old == set()
+    assert ids(browser).isdisjoint(old)
+    assert keys_of(store) == {key_of_user(ADA), key(tab)}
+    run(tab, count=3)
+    assert look(browser.load(NAME)) == (3, 0, [])
+    assert ids(browser).isdisjoint(old)
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["directly", "after a logout"])
@@ -931,16 +940,33 @@ def test_a_state_that_the_middleware_does_not_know_is_told_of_once(
 def test_who_agrees_in_the_tab_is_no_sign_of_a_proxy(
     browser: Browser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server was not to set a cookie, so the connection could bring none; where it was, the log says so."""
+    """The server was not to set a cookie, so no connection could bring one; nor could that of a page fetched ahead."""
     binding._warn_of_stripped.cache_clear()
-    monkeypatch.setattr(relay, "served", {NAME})
-    tab = browser.open()
+    tab = browser.load(NAME, remember=lambda _: False)
     for remember in (False, True, True):
         run(tab, options={"remember": remember})
-    assert not caplog.records
-    tab = Browser().open()
-    for _ in range(2):  # the browser answers in between
+    another = Browser()
+    another.load(NAME)
+    another.cookies.clear()
+    tab = another.open()
+    for _ in range(3):
         run(tab)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "not heard"])
+def test_a_proxy_that_keeps_cookies_back_is_told_of_once(
+    browser: Browser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, is_heard: bool
+) -> None:
+    """Whether the server saw the cookie that the connection did not bring, or the browser never came by."""
+    binding._warn_of_stripped.cache_clear()
+    if not is_heard:
+        monkeypatch.setattr(Tab, "fetch", lambda *_: None)
+    for _ in range(2):
+        tab = browser.load(NAME)
+        object.__setattr__(tab, "_headers", ())
+        for _ in range(3):  # the browser answers in between
+            run(tab)
     assert ["proxy" in record.getMessage() for record in caplog.records] == [True]
 
 

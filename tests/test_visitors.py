@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from conftest import Served, Visit
+    from conftest import Serve, Served, Visit
 
     from support import AppServer
 
@@ -397,6 +397,48 @@ def test_an_older_run_that_goes_on_keeps_its_changes(served: Served, visit: Visi
     wait_for_record(tab, "count=1 words=3 extra=new")
     assert tab.rerun().exceptions() == []
     assert shown(tab) == ["count=1 words=3 extra=new"]
+
+
+# Its first two runs overlap, and in turns they load the state twice: the first, the second, the first, the second.
+IN_TURNS = """
+    import threading
+    import streamlit as st
+    from persist_session import load_state
+
+    @st.cache_resource
+    def turns():
+        return [], threading.Event(), threading.Event()
+
+    runs, seconds, firsts_again = turns()
+    runs.append(len(runs))
+    if len(runs) == 1:
+        try:
+            load_state("app-state", dict)
+            seconds.wait(30)
+            load_state("app-state", dict)
+        finally:
+            firsts_again.set()
+    elif len(runs) == 2:
+        load_state("app-state", dict)
+        seconds.set()
+        firsts_again.wait(30)
+        load_state("app-state", dict)
+    st.text("drawn")
+"""
+
+
+@pytest.mark.parametrize("is_answered", [True, False], ids=["cookie", "question"])
+def test_runs_that_load_the_state_in_turns_talk_to_the_browser_once_each(
+    serve: Serve, visit: Visit, *, is_answered: bool
+) -> None:
+    """Streamlit refuses a second element that is equal in a run, though a run that it interrupts came between."""
+    tab = visit(serve(IN_TURNS), components=is_answered, connect=False).connect()
+    if not is_answered:
+        tab.wait_until(lambda tab: tab.iframes("getAll")).rerun(wait=False)
+    tab.wait_run()
+    assert tab.exceptions() == []
+    assert (tab.runs, tab.texts()) == (2, ["drawn"])
+    assert len(tab.iframes("set" if is_answered else "getAll")) == 1
 
 
 # The ways in which an app comes back to the state between two runs of its whole script, one per `?case=`.

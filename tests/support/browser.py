@@ -37,6 +37,16 @@ _IDLE = """() => {
         && app.getAttribute('data-test-connection-state') === 'CONNECTED';
 }"""
 
+_QUIET = """() => {
+    const app = document.querySelector('[data-testid="stApp"]');
+    const idle = app?.getAttribute('data-test-script-state') === 'notRunning'
+        && app?.getAttribute('data-test-connection-state') === 'CONNECTED';
+    if (!idle || window.__quietSince === undefined) {
+        window.__quietSince = performance.now();
+    }
+    return performance.now() - window.__quietSince > 1000;
+}"""
+
 # A frame is the finest step that a person can see; a MutationObserver adds what stood between two frames.
 _RECORDER = """(selector) => {
     const seen = window.__recorded ??= {};
@@ -76,6 +86,16 @@ def wait_idle(page: Page, timeout: float = 30) -> None:
     """Return as soon as the page is connected and no script runs; `timeout` in seconds."""
     # By the clock: a browser seldom draws a page that stands behind another one.
     page.wait_for_function(_IDLE, timeout=timeout * 1000, polling=20)
+
+
+def wait_quiet(page: Page) -> None:
+    """Return when the page has been idle for a second.
+
+    The cookies component may answer twice, and each answer starts a run of its own. Streamlit forgets a click whose run
+    is interrupted before it came to the button; a person is slower than that, a test has to wait.
+    """
+    page.evaluate("() => { delete window.__quietSince; }")
+    page.wait_for_function(_QUIET, polling=20)
 
 
 def open_app(page: Page, url: str, timeout: float = 30) -> None:

@@ -21,7 +21,7 @@ from .jar import Jar
 from .records import KEYS, CountingStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.requests import Request
     from starlette.types import Message, Receive, Scope, Send
@@ -52,6 +52,7 @@ class Browser:
     def __init__(self) -> None:
         self.cookies: dict[str, tuple[str, float]] = {}
         self.http_only: set[str] = set()
+        self._middleware: Callable[..., Any] = partial(CookieMiddleware, names=())
 
     def values(self) -> dict[str, str]:
         """What has not expired."""
@@ -67,24 +68,25 @@ class Browser:
 
     def load(self, *names: str, remember: Callable[[Request], bool] | None = None) -> Tab:
         """A tab whose page came through the middleware for the states of these names."""
+        self._middleware = partial(CookieMiddleware, names=names, remember=remember)
+        self.fetch("/")
+        return self.open()
+
+    def fetch(self, path: str) -> None:
+        """Ask the server for a path, through the middleware that the last page came through."""
         jar = Jar(self.values())
         jar.http_only |= self.http_only
-        _fetch(jar, names, remember)
+        # In a thread of its own: in that of a test in a browser Playwright's loop runs.
+        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, self._middleware, path)))
+        thread.start()
+        thread.join()
         self.cookies = {
             name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
         }
         self.http_only = jar.http_only & jar.keys()
-        return self.open()
 
 
-def _fetch(jar: Jar, names: Iterable[str], remember: Callable[[Request], bool] | None = None, path: str = "/") -> None:
-    # In a thread of its own: in that of a test in a browser Playwright's loop runs.
-    thread = threading.Thread(target=lambda: asyncio.run(_ask(jar, names, remember, path)))
-    thread.start()
-    thread.join()
-
-
-async def _ask(jar: Jar, names: Iterable[str], remember: Callable[[Request], bool] | None, path: str) -> None:
+async def _fetch(jar: Jar, middleware: Callable[..., Any], path: str) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
 
@@ -99,7 +101,7 @@ async def _ask(jar: Jar, names: Iterable[str], remember: Callable[[Request], boo
     sent = [(b"host", b"localhost"), (b"cookie", jar.header().encode())]
     path, _, query = path.partition("?")
     scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": sent}
-    await CookieMiddleware(page, names=names, remember=remember)(scope, receive, send)
+    await middleware(page)(scope, receive, send)
 
 
 class _Context:
@@ -182,8 +184,8 @@ class Tab(Run):
         return self._browser.seen_by_scripts() if self._asked is not None and self._asked[0] == key else None
 
     def fetch(self, path: str) -> None:
-        """Ask the server for a path, with the cookies that the browser has by now."""
-        _fetch(Jar(self._browser.values()), relay.served, path=path)
+        """Have the browser ask the server for a path."""
+        self._browser.fetch(path)
 
     def mount(self, *, method: str, **arguments: Any) -> Any:
         """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
@@ -204,6 +206,14 @@ def _unix(options: dict[str, Any]) -> float:
 
 def _tab() -> Any:
     return getattr(_local, "tab", None)
+
+
+def forget_relay(patch: pytest.MonkeyPatch) -> None:
+    """Begin as a process does: nothing is noted."""
+    patch.setattr(relay, "served", set())
+    patch.setattr(relay, "_unwanted", {})
+    for notes in ("shown", "promoted", "retired", "replaced", "heard"):
+        patch.setattr(relay, notes, relay.Notes())
 
 
 @contextmanager
@@ -236,8 +246,6 @@ def pretended(
         patch.setattr("persist_session.held.sweep_if_due", lambda _: None)
         patch.setattr("persist_session.settings.resolve", lambda *_: settings)
         patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
-        patch.setattr(relay, "served", set())
-        for notes in ("shown", "retired", "replaced", "heard", "unwanted"):
-            patch.setattr(relay, notes, relay.Notes())
+        forget_relay(patch)
         yield Browser()
         _local.tab = None

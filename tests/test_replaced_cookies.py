@@ -1,0 +1,392 @@
+"""Cookies that are replaced, renewed or removed under open tabs: each goes on with what its browser has."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import time_machine
+
+from persist_session import clear_cookie_state, load_state, persistent_state, relay, save_state, state_info
+from persist_session.signing import record_key
+from support.records import CountingStore
+from support.tabs import AppState, Browser, Tab, pretended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NAME = "app-state"
+
+
+@pytest.fixture
+def store() -> CountingStore:
+    """Return the store of all browsers."""
+    return CountingStore()
+
+
+@pytest.fixture
+def browser(store: CountingStore) -> Iterator[Browser]:
+    """Return a browser, for which nothing is saved yet."""
+    with pretended(store) as made:
+        yield made
+
+
+def run(tab: Tab, *items: str, **changes: Any) -> AppState:
+    """Return what a run of the tab got, after it changed that."""
+    tab.begin()
+    with persistent_state(NAME, AppState) as state:
+        for name, value in changes.items():
+            setattr(state, name, value)
+        state.items.extend(items)
+    return state
+
+
+def look(tab: Tab) -> tuple[int, list[Any]]:
+    """Return what a run of the tab sees."""
+    tab.begin()
+    state = load_state(NAME, AppState)
+    return state.count, list(state.items)
+
+
+def clear(tab: Tab) -> None:
+    """Clear in a run of the tab."""
+    tab.begin()
+    clear_cookie_state(NAME)
+
+
+def key(tab: Tab) -> str | None:
+    """Return what names the record of what the tab loaded last."""
+    tab.go_on()
+    info = state_info(NAME)
+    assert info is not None
+    return info.record_key
+
+
+def key_in(browser: Browser) -> str:
+    """Return what names the record of the browser's only cookie."""
+    (value,) = browser.values().values()
+    return record_key(NAME, value[:32])
+
+
+def keys_of(store: CountingStore) -> set[str]:
+    """Return what names the records in the store."""
+    return {key for _, key in store._records}
+
+
+def cleared(browser: Browser) -> Tab:
+    """Return a tab that had the server's cookie, and a state, and has cleared it; the errand is still to come."""
+    tab = browser.load(NAME)
+    run(tab, "before", count=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda *_: None)
+        clear(tab)
+        assert look(tab) == (0, [])
+    return tab
+
+
+def lost(tab: Tab, *items: str) -> None:
+    """Have a run of the tab in which no errand reaches the server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda *_: None)
+        run(tab, *items)
+
+
+# The tab that clears
+
+
+def test_a_clear_brings_another_id_at_once(browser: Browser, store: CountingStore) -> None:
+    """The browser fetches it in the run of the clear; from the next one on the fresh state lies under it."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    old = key_in(browser)
+    clear(tab)
+    assert key_in(browser) != old
+    state = run(tab)
+    assert state.items == []
+    assert keys_of(store) == {key_in(browser)} == {key(tab)}
+    state.items.append("by a callback")
+    assert run(tab) is state
+    assert look(browser.load(NAME)) == (0, ["by a callback"])
+    assert not tab.is_asking
+
+
+def test_what_the_factory_draws_after_a_clear_is_kept(browser: Browser) -> None:
+    """As on a first visit."""
+
+    def go(tab: Tab) -> list[Any]:
+        tab.begin()
+        with persistent_state(NAME, lambda: AppState(items=[uuid.uuid4()])) as state:
+            return list(state.items)
+
+    tab = browser.load(NAME)
+    before = go(tab)
+    clear(tab)
+    drawn = go(tab)
+    assert before != drawn == go(tab) == go(browser.load(NAME))
+
+
+def test_a_run_that_clears_and_goes_on_loses_nothing(browser: Browser, store: CountingStore) -> None:
+    """The browser has its new id long before the run ends, which saves under that one then."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    tab.begin()
+    clear_cookie_state(NAME)
+    with persistent_state(NAME, AppState) as state:
+        state.items.append("after")
+    assert keys_of(store) == {key_in(browser)}
+    assert look(browser.load(NAME)) == (0, ["after"])
+
+
+def test_a_save_by_hand_after_a_clear_is_a_save(browser: Browser, store: CountingStore) -> None:
+    """Even of what is as the factory made it; the id that it lies under stays, then."""
+    tab = cleared(browser)
+    tab.begin()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda *_: None)
+        save_state(NAME, load_state(NAME, AppState))
+    assert keys_of(store) == {key_in(browser)}
+    for _ in range(2):
+        assert look(tab) == look(browser.load(NAME)) == (0, [])
+
+
+def test_what_was_saved_after_a_clear_keeps_its_id(browser: Browser, store: CountingStore) -> None:
+    """Where it was faster than the errand: neither that nor a page load leaves it behind."""
+    tab = cleared(browser)
+    old = key_in(browser)
+    lost(tab, "after")
+    run(tab)
+    assert look(browser.load(NAME)) == look(tab) == (0, ["after"])
+    assert keys_of(store) == {key_in(browser)} == {old}
+
+
+def test_an_errand_that_is_lost_is_sent_again(browser: Browser) -> None:
+    """Until the server has heard of it."""
+    tab = cleared(browser)
+    old = key_in(browser)
+    lost(tab)
+    assert key_in(browser) == old
+    run(tab)
+    assert key_in(browser) != old
+
+
+# A tab that stays open
+
+
+def test_the_tab_that_cleared_goes_on_with_the_next_page(browser: Browser, store: CountingStore) -> None:
+    """A page that is loaded before the errand brings another id: what is done in the old tab goes on there."""
+    tab = cleared(browser)
+    old = key(tab)
+    other = browser.load(NAME)
+    run(other, "other")
+    assert key(other) == key_in(browser) != old
+    lost(tab, "mine")
+    run(tab, count=5)
+    run(tab)
+    assert look(tab) == look(other) == look(browser.load(NAME)) == (5, ["other", "mine"])
+    assert keys_of(store) == {key_in(browser)}
+    assert not tab.is_asking
+
+
+@pytest.mark.parametrize("by", ["errand", "page"])
+def test_a_tab_in_which_nobody_cleared_goes_on_with_the_new_one(
+    browser: Browser, store: CountingStore, by: str
+) -> None:
+    """What it showed is gone, since it was cleared; what is done in it from now on is done to the new state."""
+    idle = browser.load(NAME)
+    run(idle, "before")
+    tab = browser.load(NAME)
+    if by == "errand":
+        clear(tab)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tab, "fetch", lambda *_: None)
+            clear(tab)
+    other = browser.load(NAME)
+    run(other, "other")
+    assert "before" not in run(idle, "mine").items
+    assert look(idle) == (0, ["other", "mine"])
+    run(idle, "again")
+    assert look(other) == (0, ["other", "mine", "again"])
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_what_was_saved_in_that_very_moment_comes_along(browser: Browser, store: CountingStore) -> None:
+    """The page load saw nothing under the old id; a save that came a moment later is not left behind there."""
+    tab = cleared(browser)
+    old = key(tab)
+    other = browser.load(NAME)
+    run(other, "other")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relay, "replaced", relay.Notes())
+        lost(tab, "late")
+        assert old in keys_of(store)
+    for _ in range(3):
+        run(tab)
+    assert look(tab) == look(other) == (0, ["other", "late"])
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_an_answer_that_never_comes_loses_nothing(browser: Browser, store: CountingStore) -> None:
+    """The tab goes on under the id that it knows, and asks again at every run until the server hears."""
+    tab = cleared(browser)
+    other = browser.load(NAME)
+    run(other, "other")
+    for number in range(4):
+        lost(tab, f"{number}")
+    assert look(other) == (0, ["other"])
+    for _ in range(3):
+        run(tab)
+    assert look(tab) == look(other) == (0, ["other", "0", "1", "2", "3"])
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_clearing_clears_what_the_browser_has_by_now(browser: Browser, store: CountingStore) -> None:
+    """Not only what the tab knew of."""
+    tab = cleared(browser)
+    other = browser.load(NAME)
+    run(other, "other")
+    before = key_in(browser)
+    clear(tab)
+    for _ in range(2):
+        assert look(tab) == (0, [])
+    assert look(other) == (0, [])
+    assert before not in keys_of(store)
+    browser.load(NAME)
+    assert key_in(browser) != before
+
+
+@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
+def test_who_needs_no_cookie_asks_for_none(browser: Browser, options: dict[str, Any]) -> None:
+    """A user's state, and one that is not remembered, lie nowhere under the browser's id."""
+    tab = cleared(browser)
+    browser.load(NAME)
+    for count in (1, 2):
+        tab.begin()
+        with persistent_state(NAME, AppState, **options) as state:
+            state.count += 1
+            assert state.count == count
+        assert not tab.is_asking
+
+
+def test_no_errand_is_sent_without_need(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on first visits nor on later ones; after a clear as long as it takes."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    clear(tab)
+    run(tab)
+    monkeypatch.setattr(Tab, "fetch", lambda *_: pytest.fail("sent"))
+    run(tab, "one")
+    other = browser.load(NAME)
+    run(other, "two")
+    assert look(tab) == (0, ["one", "two"])
+
+
+# An open tab, and its cookie's age
+
+
+@pytest.mark.parametrize("come", [Browser.open, lambda browser: browser.load(NAME)], ids=["component", "middleware"])
+def test_a_cookie_is_renewed_while_its_tab_stays_open(browser: Browser, come: Callable[[Browser], Tab]) -> None:
+    """For longer than `max_age`, without any page load."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        tab = come(browser)
+        run(tab)
+        for number in range(4):
+            run(tab, f"{number}")
+            clock.shift(400)
+        assert look(come(browser)) == (0, ["0", "1", "2", "3"])
+
+
+# A script's cookie that became HttpOnly meanwhile
+
+
+def promoted(browser: Browser) -> tuple[Tab, Tab]:
+    """Return a tab whose script has set the cookie, and a later one whose page has made it HttpOnly."""
+    is_agreed = False
+    first = browser.load(NAME, remember=lambda _: is_agreed)
+    tab = first
+    tab.begin()
+    with persistent_state(NAME, AppState, remember=False):
+        pass
+    is_agreed = True
+    for _ in range(2):
+        run(tab)
+    run(tab, "book")
+    assert look(browser.load(NAME, remember=lambda _: is_agreed))[1] == ["book"]
+    other = browser.load(NAME, remember=lambda _: is_agreed)
+    assert look(other)[1] == ["book"]
+    assert browser.seen_by_scripts() == {}
+    return tab, other
+
+
+def test_a_clear_elsewhere_reaches_the_tab_whose_script_set_the_cookie(browser: Browser) -> None:
+    """It does not set another one of its own, which would hide what is saved since."""
+    tab, other = promoted(browser)
+    clear(other)
+    run(other, "new")
+    for _ in range(3):
+        run(tab)
+    assert look(tab) == look(other) == look(browser.load(NAME)) == (0, ["new"])
+
+
+def test_a_login_there_replaces_the_id(browser: Browser) -> None:
+    """As any login does."""
+    tab, _ = promoted(browser)
+    old = key_in(browser)
+    tab.begin()
+    load_state(NAME, AppState, user="ada")
+    browser.load(NAME)
+    assert key_in(browser) != old
+
+
+def test_its_script_does_not_set_it_again(browser: Browser) -> None:
+    """Back from a page without the state, where its element was gone."""
+    tab, _ = promoted(browser)
+    tab.begin()
+    run(tab)
+    assert browser.seen_by_scripts() == {}
+
+
+# What an element on the page sets or removes
+
+
+@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
+def test_a_cookie_is_removed_once(browser: Browser, options: dict[str, Any]) -> None:
+    """A page without the state takes the element away; back from there, it does not remove what another tab set."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        tab = browser.open()
+        run(tab)
+        run(tab, "book")
+
+        def leave(tab: Tab) -> None:
+            tab.begin()
+            with persistent_state(NAME, AppState, **options):
+                pass
+
+        leave(tab)
+        assert browser.values() == {}
+        clock.shift(60)
+        other = browser.open()
+        run(other)
+        run(other, "pen")
+        before = browser.values()
+        tab.begin()
+        leave(tab)
+        assert browser.values() == before != {}
+
+
+def test_a_pending_cookie_is_not_set_again_over_a_newer_one(browser: Browser) -> None:
+    """The same of a cookie that no connection has shown yet, where another tab has cleared the state since."""
+    tab = browser.open()
+    run(tab)
+    run(tab, "before")
+    other = browser.open()
+    clear(other)
+    run(other, "new")
+    newer = browser.values()
+    tab.begin()  # a page without the state
+    run(tab)
+    assert browser.values() == newer
+    run(tab)
+    assert look(tab) == look(other) == (0, ["new"])
