@@ -28,7 +28,7 @@ from persist_session.signing import Signed, new_session_id, record_key, sign
 
 _log = logging.getLogger(__name__)
 
-_LOADED_WITHIN = 10.0
+_LOADED_WITHIN = 5.0
 """Seconds in which an element that removes a cookie surely came to the page, though newer runs took it away again."""
 
 _PATIENCE = 3
@@ -69,8 +69,12 @@ class Binding:
     _times_sent: int = 0
     _removed_until: float = 0.0
     # The server's own cookie.
-    _errand: Errand = field(default_factory=Errand)
+    _errand: Errand = field(init=False)
     _doubted: Signed | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Nothing is due."""
+        self._errand = Errand(self.name)
 
     @property
     def is_pending(self) -> bool:
@@ -112,9 +116,8 @@ class Binding:
             self._listen()
 
     def _listen(self) -> None:
-        if not self._errand.listen(self.name):
-            return
-        (signed,) = self._errand.heard
+        heard = self._errand.listen()
+        signed = heard.signed if heard is not None else None
         if signed is not None and signed.http_only and self.is_http_only and self.session_id is not None:
             self.session_id, self._signed_at = signed.session_id, signed.signed_at
 
@@ -148,10 +151,11 @@ class Binding:
             self._find(signed, settings, max_age)
 
     def _look_at_heard(self, settings: Settings, max_age: float) -> None:
-        (signed,) = self._errand.heard or (None,)
+        signed = self._errand.heard.signed if self._errand.heard is not None else None
         if signed is None or not signed.http_only or self._is_dropped:  # a script's is judged by the script
             return
         if relay.replaced.get(record_key(self.name, signed.session_id)):
+            self._let_go()  # of what was heard and answered, too: the browser has another one since
             return
         if self._doubted is None and not self._was_unwanted:
             _warn_of_stripped(self.name)
@@ -167,7 +171,7 @@ class Binding:
             self._errand.missed += 1  # what no script sees must not be overwritten
             self.question.forget(self.name)
             return
-        if not self._errand.heard:
+        if self._errand.heard is None:
             signed = signed or self._doubted
             if self.name in relay.served and self._doubted is None and not self._was_unwanted:
                 _warn_of_stripped(self.name)
@@ -175,12 +179,19 @@ class Binding:
             _warn_of_missing(self.name)
         if signed is not None and signed.session_id not in self.retired:
             self._find(signed, settings, max_age)
+        elif self._is_refused:
+            _warn_of_refusal(self.name)
         elif self.is_wanted:
             self.issue(settings, max_age)
 
+    @property
+    def _is_refused(self) -> bool:
+        """Whether a middleware is told not to remember the visitor: then no script sets a cookie either."""
+        return self._errand.heard is not None and self._errand.heard.is_refused
+
     def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         is_http_only = signed.http_only or bool(relay.promoted.get(record_key(self.name, signed.session_id)))
-        self._errand.heard, self._doubted = (), None
+        self._errand.heard, self._doubted = None, None
         if self._is_cleared:
             self.cleared, self._is_cleared = signed.session_id, False
             if not is_http_only:
@@ -206,7 +217,7 @@ class Binding:
         # Of several tabs whose state expired, each goes on under the old id: so they go on with one state.
         self.session_id, self._expired = self._expired or new_session_id(), None
         self._is_cleared = False  # what is found later was made after the clearing
-        self.is_http_only, self._errand.heard, self._doubted = False, (), None
+        self.is_http_only, self._errand.heard, self._doubted = False, None, None
         self._sign(settings, max_age)
 
     def _sign(self, settings: Settings, max_age: float) -> None:
@@ -220,6 +231,7 @@ class Binding:
         with self._lock:
             if is_wanted and not self.is_wanted:
                 self._seen_headers, self._removed_until, self._is_dropped = None, 0.0, False
+                self._errand.heard = None if self._is_refused else self._errand.heard
             if not is_wanted:
                 self._expired = None
             self.is_wanted = is_wanted
@@ -253,7 +265,7 @@ class Binding:
 
     def _let_go(self) -> None:
         self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
-        self._errand.heard = ()
+        self._errand.heard = None
         self.question.forget(self.name)
 
     def replace_by_server(self) -> None:
@@ -268,7 +280,9 @@ class Binding:
         An HttpOnly cookie stays, and so does its id.
         """
         if self.is_http_only and self.session_id is not None:
-            return replace(self, _lock=threading.Lock())
+            successor = replace(self, _lock=threading.Lock())
+            successor._errand = self._errand  # noqa: SLF001 (of its own class)
+            return successor
         return Binding(
             self.name,
             self.question,
@@ -325,9 +339,9 @@ class Binding:
 
         Where none is to be issued, that is to be feared only if no other cookie came either: each question costs a run.
         """
-        return self.is_wanted or (
-            not self._is_dropped and self.question.answer(self.name) is None and not brings_others(headers)
-        )
+        if self.is_wanted:
+            return not self._is_refused
+        return not self._is_dropped and self.question.answer(self.name) is None and not brings_others(headers)
 
 
 @functools.lru_cache(maxsize=1024)  # once for each name
@@ -344,5 +358,14 @@ def _warn_of_stripped(name: str) -> None:
 def _warn_of_missing(name: str) -> None:
     _log.warning(
         "CookieMiddleware sets no cookie for state %r, so a script does: add it to names=[...] of the st.App.",
+        name,
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_refusal(name: str) -> None:
+    _log.warning(
+        "The state %r is kept in the tab only: a block says remember=True, but the `remember` of CookieMiddleware says "
+        "no to this visitor. Let both say the same.",
         name,
     )

@@ -70,7 +70,14 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
             the class was called with other arguments before in the same run.
         PersistSessionError: A call of the class raises what the end of the tab's last run met when it saved.
     """
+    if callable(name):  # @persist without parentheses
+        raise ConfigurationError('name must be 1 to 64 letters, digits, "_", "." or "-": @persist("app-state").')
     check_name(name)
+    for option in {"user", "remember"} & options.keys():
+        raise ConfigurationError(
+            f"{option} is another one for each visitor, and a decorator has one for all; "
+            f"use `with persistent_state(..., {option}=...)`."
+        )
 
     def decorate(target: Any) -> Any:
         if isinstance(target, type):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from persist_session import host, relay
-from persist_session.signing import Signed
 
 _TRIED_FOR = 5.0
 """Seconds after which an errand of which nothing was heard is begun anew."""
@@ -20,12 +19,13 @@ class Errand:
 
     Attributes:
         is_due: The browser is to go even where the tab knows its id: to have the cookie renewed or replaced.
-        heard: What the browser has of the state by now, which may be nothing; empty until that is known.
+        heard: What came of it, None until that is known.
         missed: How often something else came before that.
     """
 
+    name: str
     is_due: bool = False
-    heard: tuple[Signed | None, ...] = field(default=(), repr=False)
+    heard: relay.Heard | None = field(default=None, repr=False)
     missed: int = 0
     _token: str = field(default="", repr=False)
     _since: float = 0.0
@@ -46,23 +46,18 @@ class Errand:
             run: The current run.
         """
         if not self._token or time.time() - self._since > _TRIED_FOR:
-            self._token, self._since = relay.new_errand(), time.time()
+            self._token, self._since = relay.new_errand(self.name), time.time()
         if self._sent.is_first(run):
             host.fetch(f"{path.rstrip('/')}{relay.ERRAND}?{self._token}")
 
-    def listen(self, name: str) -> bool:
-        """Whether something was heard of it by now; calls nothing of Streamlit.
-
-        Args:
-            name: The state's.
-        """
+    def listen(self) -> relay.Heard | None:
+        """What was heard of it since this was asked last; calls nothing of Streamlit."""
         heard = relay.heard.get(self._token)
-        if not heard:
-            return False
-        relay.heard.drop(self._token)
-        self.heard, self.is_due, self.missed, self._token = (heard.get(name),), False, 0, ""
-        return True
+        if heard is not None:
+            relay.heard.drop(self._token)
+            self.heard, self.is_due, self.missed, self._token = heard, False, 0, ""
+        return heard
 
     def begin_anew(self) -> None:
         """Makes it due, whatever the browser was sent for before."""
-        self.is_due, self.heard, self._token, self._sent = True, (), "", host.Once()
+        self.is_due, self.heard, self._token, self._sent = True, None, "", host.Once()

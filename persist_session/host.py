@@ -40,6 +40,11 @@ class Run:
         return weakref.ref(self._context.parallel_coordinator)
 
     @property
+    def is_in_callback(self) -> bool:
+        """Whether a widget's callback runs, before the script does."""
+        return not getattr(self._context, "_has_script_started", True)
+
+    @property
     def script(self) -> str:
         """Path of the app's main script."""
         return str(self._context.main_script_path)

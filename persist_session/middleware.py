@@ -6,7 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from starlette.requests import Request
 from persist_session import host, relay
 from persist_session.cookie_policy import CookiePolicy, check_name, newest, policy, values_in_headers
 from persist_session.errors import ConfigurationError, StoreError
+from persist_session.relay import Heard, Outcome
 from persist_session.settings import LONGEST_MAX_AGE, Settings, resolve
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
@@ -56,14 +57,14 @@ class CookieMiddleware:
             raise ConfigurationError(
                 "remember must be a function that takes a request and returns a bool, no coroutine."
             )
-        if isinstance(names, str):
+        if isinstance(names, str) or not isinstance(names, Iterable):
             raise ConfigurationError(f"names must be a list of names: names=[{names!r}].")
         self._app = app
         self._names = tuple(names)
         self._remember = remember
         for name in self._names:
             check_name(name)
-        relay.served.update(self._names)
+        relay.served.update({name: partial(self._answer, name) for name in self._names})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request or connection; of pages, adds cookies to the answer."""
@@ -90,88 +91,87 @@ class CookieMiddleware:
         return send_with_cookies
 
     async def _finish_errand(self, request: Request, send: Send) -> None:
-        """Answers a tab's browser as with a page, and tells the tab which cookies the browser has then."""
-        message = {"type": "http.response.start", "status": _NO_CONTENT, "headers": [(b"cache-control", b"no-store")]}
+        """Answers a tab's browser as with a page, and tells the tab what that comes to."""
+        message: Message = {
+            "type": "http.response.start",
+            "status": _NO_CONTENT,
+            "headers": [(b"cache-control", b"no-store")],
+        }
         token = request.scope["query_string"].decode("latin-1")
-        if relay.heard.get(token) is not None:
-            relay.heard.put(token, await self._add_cookies(message, request, is_errand=True))
+        # Of whichever middleware the state is; this one is the first of them.
+        answer = relay.served.get(relay.errands.get(token) or "")
+        if answer is not None:
+            outcome = await run_in_threadpool(answer, request)
+            _add(message, outcome.cookies)
+            relay.errands.drop(token)
+            relay.heard.put(token, outcome.heard)
         await send(message)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _add_cookies(
-        self, message: Message, request: Request, *, is_errand: bool = False
-    ) -> dict[str, Signed | None]:
-        """What the browser has of each state once it got the answer, to which the cookies for that are added."""
-        # What tells whether an id is still in use may ask a store.
-        outcomes = await run_in_threadpool(self._outcomes, request, is_errand=is_errand)
-        cookies = [cookie for outcome in outcomes for cookie in outcome.cookies]
-        headers = MutableHeaders(raw=message["headers"])
-        for cookie in cookies:
-            headers.append("set-cookie", cookie)
-        if cookies:
-            # A shared cache could hand one visitor's id to many.
-            headers["cache-control"] = "private, no-store"
-        return {outcome.name: outcome.signed for outcome in outcomes}
+    async def _add_cookies(self, message: Message, request: Request) -> None:
+        # In a thread: what tells whether an id is still in use may ask a store.
+        _add(message, await run_in_threadpool(self._cookies, request))
 
-    def _outcomes(self, request: Request, *, is_errand: bool) -> list[_Outcome]:
-        settings, url, base_path = resolve("", host.secrets), _url(request), host.base_path()
-        is_remembered = self._remember is None or self._remember(request)
-        if inspect.isawaitable(is_remembered):
+    def _cookies(self, request: Request) -> list[str]:
+        is_remembered = self._asks_to_remember(request)
+        outcomes = (_outcome(name, request, is_remembered=is_remembered, is_errand=False) for name in self._names)
+        return [cookie for outcome in outcomes for cookie in outcome.cookies]
+
+    def _answer(self, name: str, request: Request) -> Outcome:
+        return _outcome(name, request, is_remembered=self._asks_to_remember(request), is_errand=True)
+
+    def _asks_to_remember(self, request: Request) -> bool:
+        answer = self._remember is None or self._remember(request)
+        if inspect.isawaitable(answer):
             raise ConfigurationError("remember returned something to be awaited; let it return a bool.")
-        cookies = {name: policy(name, url, base_path, settings) for name in self._names}
-        if not is_remembered:
-            return [_forgotten(name, cookie, request, settings) for name, cookie in cookies.items()]
-        return [_remembered(name, cookie, request, settings, is_errand) for name, cookie in cookies.items()]
+        return bool(answer)
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What one answer does for one state.
-
-    Attributes:
-        signed: What the browser has then.
-        cookies: The Set-Cookie headers for that.
-    """
-
-    name: str
-    signed: Signed | None
-    cookies: list[str] = field(repr=False)
+def _add(message: Message, cookies: list[str]) -> None:
+    headers = MutableHeaders(raw=message["headers"])
+    for cookie in cookies:
+        headers.append("set-cookie", cookie)
+    if cookies:
+        # A shared cache could hand one visitor's id to many.
+        headers["cache-control"] = "private, no-store"
 
 
-def _remembered(name: str, cookie: CookiePolicy, request: Request, settings: Settings, is_errand: bool) -> _Outcome:  # noqa: FBT001
-    signed = _signed(name, cookie, request, settings)
-    cookie = _placed(cookie, signed, request)
+def _outcome(name: str, request: Request, *, is_remembered: bool, is_errand: bool) -> Outcome:
+    settings = resolve("", host.secrets)
+    cookie = policy(name, _url(request), host.base_path(), settings)
+    # How long a script's cookie lives is the state's own affair; its record goes by that in any case.
+    values = values_in_headers(cookie, request.headers.getlist("cookie"))
+    signed = newest(name, values, settings, LONGEST_MAX_AGE)
+    if signed.partitioned if signed is not None else _is_embedded(request):
+        cookie = cookie.embedded
+    if not is_remembered:
+        _forget(name, signed)
+        return Outcome(Heard(None, is_refused=True), _removals(request, cookie, cookie.beside))
     if signed is None and (is_errand or (cookie.same_site == "strict" and _comes_from_elsewhere(request))):
-        return _Outcome(name, None, [])  # an errand can't tell how it is to look; the browser may keep back what it has
+        return Outcome(Heard(None), [])  # an errand can't tell how it is to look; the browser may keep back what it has
+    return _remembered(name, signed, cookie, request, settings)
+
+
+def _remembered(
+    name: str, signed: Signed | None, cookie: CookiePolicy, request: Request, settings: Settings
+) -> Outcome:
     session_id = new_session_id() if signed is None else _session_id(name, signed, settings.max_age)
-    set_cookies = []
+    cookies = []
     if session_id is not None:
         signed = Signed(session_id, time.time(), http_only=True, partitioned=cookie.partitioned)
         value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
-        set_cookies.append(cookie.header(value, settings.max_age))
+        cookies.append(cookie.header(value, settings.max_age))
     if signed is not None and signed.http_only:
-        set_cookies += _removals(request, cookie.beside)
-    return _Outcome(name, signed, set_cookies)
+        cookies += _removals(request, cookie.beside)
+    return Outcome(Heard(signed), cookies)
 
 
-def _forgotten(name: str, cookie: CookiePolicy, request: Request, settings: Settings) -> _Outcome:
-    signed = _signed(name, cookie, request, settings)
+def _forget(name: str, signed: Signed | None) -> None:
+    """Has the next run that loads the state delete the record: which store it lies in, scripts know."""
     if signed is not None:
         key = record_key(name, signed.session_id)
         relay.unwanted(name).put(key, note=True)
         relay.replaced.put(key, note=True)
-    cookie = _placed(cookie, signed, request)
-    return _Outcome(name, None, _removals(request, cookie, cookie.beside))
-
-
-def _placed(cookie: CookiePolicy, signed: Signed | None, request: Request) -> CookiePolicy:
-    is_embedded = _is_embedded(request) if signed is None else signed.partitioned
-    return cookie.embedded if is_embedded else cookie
-
-
-def _signed(name: str, cookie: CookiePolicy, request: Request, settings: Settings) -> Signed | None:
-    # How long a script's cookie lives is the state's own affair; its record goes by that in any case.
-    return newest(name, values_in_headers(cookie, request.headers.getlist("cookie")), settings, LONGEST_MAX_AGE)
 
 
 def _removals(request: Request, *cookies: CookiePolicy) -> list[str]:

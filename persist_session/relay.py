@@ -6,7 +6,8 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from persist_session.signing import Signed
 
@@ -49,8 +50,34 @@ class Notes(Generic[T]):
             self._notes.pop(key, None)
 
 
-served: set[str] = set()
-"""The names whose cookies a middleware sets."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of an errand.
+
+    Attributes:
+        signed: The cookie that the browser has by now, None where it has none.
+        is_refused: The middleware is told not to remember this visitor.
+    """
+
+    signed: Signed | None
+    is_refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a page, or an errand, does for one state.
+
+    Attributes:
+        heard: What that comes to.
+        cookies: The Set-Cookie headers for it.
+    """
+
+    heard: Heard
+    cookies: list[str] = field(repr=False)
+
+
+served: dict[str, Callable[[Any], Outcome]] = {}
+"""The names whose cookies a middleware sets, each with what answers an errand's request for it."""
 
 shown: Notes[bool] = Notes()
 """The ids that a handshake has shown: cookies do arrive with this visitor's connections."""
@@ -64,8 +91,11 @@ retired: Notes[Callable[[], bool]] = Notes()
 replaced: Notes[bool] = Notes()
 """The ids whose HttpOnly cookie the browser has no longer: a tab whose handshake shows one is outdated."""
 
-heard: Notes[dict[str, Signed | None]] = Notes()
-"""What came of an errand, by its token: the cookie that the browser has by now, by state name; nothing until then."""
+errands: Notes[str] = Notes()
+"""The state for which a browser was sent on an errand, by the errand's token."""
+
+heard: Notes[Heard] = Notes()
+"""What came of it, by its token."""
 
 _unwanted: dict[str, Notes[bool]] = {}
 
@@ -75,8 +105,8 @@ def unwanted(name: str) -> Notes[bool]:
     return _unwanted.get(name) or _unwanted.setdefault(name, Notes())
 
 
-def new_errand() -> str:
-    """The token of an errand of which only this process hears what comes of it."""
+def new_errand(name: str) -> str:
+    """The token of an errand for a state; only this process hears what comes of it."""
     token = secrets.token_hex(16)
-    heard.put(token, {})
+    errands.put(token, name)
     return token

@@ -106,6 +106,8 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     ) -> None:
         _check_arguments(name, factory, on_error, on_unloadable, on_conflict)
         _check_user(user)
+        if not isinstance(remember, bool):
+            raise ConfigurationError(f"remember must be True or False, not {type(remember).__name__}.")
         self._name = name
         self._factory = factory
         self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
@@ -207,8 +209,9 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
             held.binding.bind(settings, max_age, held.is_current)
             if not held.binding.is_wanted and not held.is_cleared:
                 held.settle_in(self._caller(run))  # in the very run in which the browser is told to forget the cookie
-        # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
-        held.binding.talk(settings, max_age, run.mark, held.is_gone)
+        if not run.is_in_callback:  # a newer click would end the callback there; the script comes right after it
+            # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
+            held.binding.talk(settings, max_age, run.mark, held.is_gone)
         return held
 
     def __exit__(

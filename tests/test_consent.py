@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from persist_session import (
+    ConfigurationError,
     StoreError,
     UnpicklableStateError,
     clear_cookie_state,
@@ -334,6 +335,14 @@ def test_a_no_that_the_middleware_hears_first_removes_the_record(
     assert (len(store._records), store.writes) == (1, writes)
 
 
+@pytest.mark.parametrize("remember", [None, "no", 0, lambda: False])
+def test_a_yes_that_is_not_one_is_refused(browser: Browser, remember: Any) -> None:
+    """Anything but True and False is a mistake, which must not set a cookie."""
+    for call in (persistent_state, load_state):
+        with pytest.raises(ConfigurationError, match="remember must be True or False"):
+            call(NAME, AppState, remember=remember)
+
+
 def test_a_users_record_is_removed_too(browser: Browser, store: CountingStore) -> None:
     """And so is what their browser had from before; the tab holds both, and a yes saves it for the user."""
     run(Browser().open(), user=ADA, items=["pen"])
@@ -400,6 +409,17 @@ def test_clearing_right_after_the_no_leaves_no_cookie(
     assert look(tab, remember=False) == (0, [])
     run(tab, remember=False)
     assert (browser.values(), is_empty(store)) == ({}, True)
+
+
+def test_clearing_clears_what_the_browser_has_again(browser: Browser, store: CountingStore) -> None:
+    """A tab that said no, and whose visitor said yes elsewhere since, clears what they have there."""
+    tab = remembered(browser, lambda each: each.load(NAME), items=["book"])
+    run(tab, remember=False)
+    run(browser.load(NAME), items=["pen"])
+    tab.reconnect()
+    tab.begin()
+    clear_cookie_state(NAME)
+    assert look(tab) == look(browser.load(NAME)) == (0, [])
 
 
 def test_clearing_before_the_browser_is_known_sets_no_cookie(browser: Browser, store: CountingStore) -> None:

@@ -427,6 +427,13 @@ def test_the_failure_is_logged(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
+@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
+def test_what_is_another_one_for_each_visitor_is_no_option(options: dict[str, Any]) -> None:
+    """A decorator is evaluated for all of them at once."""
+    with pytest.raises(ConfigurationError, match="for each visitor"):
+        persist("app-state", **options)
+
+
 def test_a_partial_of_a_persistent_class_makes_the_state(run: list[Any]) -> None:
     """It is a call of the class as any other."""
     assert functools.partial(Plain, 3)() is Plain(3)

@@ -588,7 +588,7 @@ def test_names_that_make_no_sense_are_refused(names: Any) -> None:
     """At once, not with the first page; and nothing is noted of them."""
     with pytest.raises(ConfigurationError, match="name"):
         wrapped(names=names)
-    assert relay.served == set()
+    assert relay.served == {}
 
 
 def test_a_str_of_names_is_told_how_to_be_a_list() -> None:
@@ -601,7 +601,7 @@ def test_scripts_learn_which_names_are_served() -> None:
     """Of all that stand in this process."""
     wrapped(names=["one"])
     wrapped(names=["two", "three"])
-    assert relay.served == {"one", "two", "three"}
+    assert relay.served.keys() == {"one", "two", "three"}
 
 
 # --- for whom
@@ -822,26 +822,21 @@ def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
 def test_a_tab_hears_which_cookies_its_browser_has(
     path: str, base: str, changed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By state, the valid ones only; the answer itself says nothing, and is kept nowhere."""
+    """Whichever middleware the state is of; the answer itself says nothing, and is kept nowhere."""
     monkeypatch.setattr(host, "base_path", lambda: base)
-    token, session_id = relay.new_errand(), new_session_id()
+    token, session_id = relay.new_errand(NAME), new_session_id()
+    app = wrapped(wrapped(answering(500), names=[NAME, "third"]), names=["other"])
     answer = get(
-        wrapped(answering(500), names=[NAME, "other"]),
+        app,
         path,
         cookies=[f"{NAME}=x; x=2", f"{NAME}={signed(session_id)}; {NAME}~script=x"],
         query_string=token.encode(),
         **changed,
     )
-    heard = relay.heard.get(token)
-    assert heard is not None
-    assert heard.keys() == {NAME, "other"}
-    assert heard["other"] is None
-    assert heard[NAME] == unsigned(signed(session_id))
-    assert (answer.status, {name: cookie.is_removal for name, cookie in answer.cookies.items()}) == (
-        204,
-        {f"{NAME}~script": True},
-    )
-    assert "no-store" in answer.all("cache-control")[0]
+    assert relay.heard.get(token) == relay.Heard(unsigned(signed(session_id)))
+    assert answer.status == 204
+    assert {name: cookie.is_removal for name, cookie in answer.cookies.items()} == {f"{NAME}~script": True}
+    assert answer.all("cache-control") == [OURS]
 
 
 @pytest.mark.parametrize(
@@ -850,29 +845,45 @@ def test_a_tab_hears_which_cookies_its_browser_has(
 )
 def test_an_errand_does_for_a_cookie_what_a_page_load_does(ago: float, is_retired: bool, outcome: str) -> None:
     """But for a browser that has none: who goes on an errand can't tell whether they stand in a foreign page."""
-    token, session_id = relay.new_errand(), new_session_id()
+    token, session_id = relay.new_errand(NAME), new_session_id()
     if is_retired:
         relay.retired.put(record_key(NAME, session_id), note=lambda: True)
     answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id, ago=ago)}", query_string=token.encode())
-    heard = (relay.heard.get(token) or {})[NAME]
+    heard = relay.heard.get(token)
+    assert heard is not None
     if outcome in ("as it is", "none"):
         assert not answer.cookies
-        assert (heard is None) == (outcome == "none")
+        assert (heard.signed is None) == (outcome == "none")
         return
-    assert heard is not None
-    assert heard.session_id == answer.cookie.session_id
-    assert (heard.session_id == session_id) == (outcome == "renewed")
-    assert time.time() - heard.signed_at < 60
+    assert heard.signed is not None
+    assert heard.signed.session_id == answer.cookie.session_id
+    assert (heard.signed.session_id == session_id) == (outcome == "renewed")
+    assert time.time() - heard.signed.signed_at < 60
     assert answer.all("cache-control") == [OURS]
 
 
+def test_an_errand_tells_who_is_not_to_be_remembered() -> None:
+    """And does for them what a page does."""
+    token, session_id = relay.new_errand(NAME), new_session_id()
+    answer = get(
+        wrapped(remember=never),
+        "/_persist_session",
+        cookies=f"{NAME}={signed(session_id)}",
+        query_string=token.encode(),
+    )
+    assert relay.heard.get(token) == relay.Heard(None, is_refused=True)
+    assert answer.cookie.is_removal
+    assert list(relay.unwanted(NAME)) == [record_key(NAME, session_id)]
+
+
 @pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
-def test_a_question_that_nobody_asked_is_not_heard(query: bytes) -> None:
-    """What is noted is what a tab waits for: nobody fills the memory by asking."""
-    token = relay.new_errand()
-    assert get(path="/_persist_session", cookies=f"{NAME}=one", query_string=query).status == 204
-    assert relay.heard.get(token) == {}
-    assert relay.heard.get(query.decode("latin-1")) is None
+def test_an_errand_on_which_nobody_was_sent_is_for_nothing(query: bytes) -> None:
+    """What is noted is what a tab waits for: nobody fills the memory by asking, nor has anything renewed by it."""
+    token, session_id = relay.new_errand(NAME), new_session_id()
+    relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+    answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id)}", query_string=query)
+    assert (answer.status, answer.cookies) == (204, {})
+    assert relay.heard.get(token) is relay.heard.get(query.decode("latin-1")) is None
 
 
 # --- in a foreign page

@@ -89,14 +89,32 @@ def test_an_example_runs(block: Block, serve: Serve, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("block", SERVERS, ids=str)
-def test_an_example_of_a_server_sets_the_cookie(block: Block, tmp_path: Path) -> None:
-    """With the first example as app.py the page brings an HttpOnly cookie, and no component is needed."""
-    write_app(tmp_path, APPS[0].source)
+def test_an_example_of_a_server_sets_the_cookies(block: Block, tmp_path: Path, visit: Visit) -> None:
+    """Of all states that it names, for who has agreed: with an example as app.py the page brings them HttpOnly."""
+    names = re.findall(r'names=\["([a-z-]+)"\]', block.source)
+    assert names
+    write_app(tmp_path, next(app for app in APPS if f'"{names[-1]}"' in app.source).source)
     with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.url) as page:
-            (cookie,) = [value for value in page.headers.get_all("Set-Cookie") if value.startswith("app-state")]
-        assert "HttpOnly" in cookie
+        assert _cookies_of_a_page(server, "banner=yes") == {f"{name}-{server.port}" for name in names}
+        tab = visit(server, fetch_page=True)
+        assert (tab.exceptions(), tab.iframes()) == ([], [])
         assert "Traceback" not in server.logs()
+
+
+def test_an_example_of_a_server_asks_for_consent(tmp_path: Path) -> None:
+    """Who has not agreed gets the cookie of the state that holds their answer, and no other."""
+    (block,) = [block for block in SERVERS if "remember=" in block.source]
+    write_app(tmp_path, _app_under("Ask before you remember").source)
+    with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
+        assert _cookies_of_a_page(server, "banner=no") == {f"consent-{server.port}"}
+
+
+def _cookies_of_a_page(server: AppServer, cookie: str) -> set[str]:
+    """Return the names of the HttpOnly cookies, but for Streamlit's own, that a page brings who sends this one."""
+    request = urllib.request.Request(server.url, headers={"Cookie": cookie})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as page:
+        found = [value for value in page.headers.get_all("Set-Cookie") if "HttpOnly" in value]
+    return {value.partition("=")[0] for value in found if not value.startswith("_streamlit")}
 
 
 def test_the_first_example_counts_and_survives_a_reload(serve: Serve, visit: Visit) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import time_machine
 
-from persist_session import clear_cookie_state, load_state, persistent_state, relay, save_state, state_info
+from persist_session import binding, clear_cookie_state, load_state, persistent_state, relay, save_state, state_info
 from persist_session.signing import record_key
 from support.records import CountingStore
 from support.tabs import AppState, Browser, Tab, pretended
@@ -93,6 +94,15 @@ def lost(tab: Tab, *items: str) -> None:
         run(tab, *items)
 
 
+@contextmanager
+def sent_later() -> Iterator[list[str]]:
+    """Collect errands that the browser does not go on yet."""
+    errands: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda _, path: errands.append(path))
+        yield errands
+
+
 # The tab that clears
 
 
@@ -159,6 +169,39 @@ def test_what_was_saved_after_a_clear_keeps_its_id(browser: Browser, store: Coun
     run(tab)
     assert look(browser.load(NAME)) == look(tab) == (0, ["after"])
     assert keys_of(store) == {key_in(browser)} == {old}
+
+
+def test_an_errand_that_comes_back_within_a_block_counts_for_it(browser: Browser, store: CountingStore) -> None:
+    """The browser had its new id before the block ended: what that saves lies under it, though no run comes after."""
+    tab = cleared(browser)
+    with sent_later() as errands:
+        tab.begin()
+        with persistent_state(NAME, AppState) as state:
+            state.items.append("after")
+            browser.fetch(errands[-1])
+    assert keys_of(store) == {key_in(browser)}
+    assert look(browser.load(NAME)) == (0, ["after"])
+
+
+def test_an_errand_is_sent_once_a_run_and_anew_for_another_reason(browser: Browser) -> None:
+    """An element that the page has already is not loaded again: what it was sent for before is no answer now."""
+    with time_machine.travel(time.time(), tick=False) as clock, sent_later() as errands:
+        tab = browser.load(NAME)
+        run(tab)
+        clock.shift(600)
+        for _ in range(2):
+            run(tab)
+            look(tab)
+        tab.begin()
+        for _ in range(3):
+            load_state(NAME, AppState)
+        assert len(errands) == 5
+        assert len(set(errands)) == 1
+        clock.shift(10)
+        run(tab)
+        assert errands[-1] != errands[0]
+        clear(tab)
+        assert len(set(errands)) == 3
 
 
 def test_an_errand_that_is_lost_is_sent_again(browser: Browser) -> None:
@@ -242,12 +285,17 @@ def test_an_answer_that_never_comes_loses_nothing(browser: Browser, store: Count
     assert keys_of(store) == {key_in(browser)}
 
 
-def test_clearing_clears_what_the_browser_has_by_now(browser: Browser, store: CountingStore) -> None:
-    """Not only what the tab knew of."""
+@pytest.mark.parametrize("is_late", [False, True])
+def test_clearing_clears_what_the_browser_has_by_now(browser: Browser, store: CountingStore, *, is_late: bool) -> None:
+    """Not only what the tab knew of; that, too, where it was saved as late as in the moment of the page load."""
     tab = cleared(browser)
     other = browser.load(NAME)
     run(other, "other")
     before = key_in(browser)
+    if is_late:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relay, "replaced", relay.Notes())
+            lost(tab, "late")
     clear(tab)
     for _ in range(2):
         assert look(tab) == (0, [])
@@ -255,6 +303,37 @@ def test_clearing_clears_what_the_browser_has_by_now(browser: Browser, store: Co
     assert before not in keys_of(store)
     browser.load(NAME)
     assert key_in(browser) != before
+    assert keys_of(store) <= {key_in(browser)}
+
+
+def test_what_an_errand_told_may_be_outdated_by_then(browser: Browser, store: CountingStore) -> None:
+    """Another tab cleared meanwhile what the browser had when it went."""
+    tab = cleared(browser)
+    other = browser.load(NAME)
+    run(other, "other")
+    with sent_later() as errands:
+        run(tab)
+    browser.fetch(errands[-1])
+    clear(other)
+    for _ in range(3):
+        run(tab)
+    run(tab, "mine")
+    assert look(other) == look(browser.load(NAME)) == (0, ["mine"])
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_an_open_tab_whose_cookie_a_page_removed_gets_another_one(browser: Browser, store: CountingStore) -> None:
+    """Where its script says that the visitor is to be remembered: it does not save where nobody finds it."""
+    answers = [True, False, True, True, True]
+    tab = browser.load(NAME, remember=lambda _: answers.pop(0))
+    run(tab, "before")
+    browser.fetch("/")
+    assert browser.values() == {}
+    for _ in range(3):
+        run(tab)
+    run(tab, "after")
+    assert keys_of(store) == {key_in(browser)}
+    assert look(browser.open()) == look(tab) == (0, ["after"])
 
 
 @pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
@@ -281,6 +360,20 @@ def test_no_errand_is_sent_without_need(browser: Browser, monkeypatch: pytest.Mo
     other = browser.load(NAME)
     run(other, "two")
     assert look(tab) == (0, ["one", "two"])
+
+
+def test_no_script_sets_a_cookie_that_the_middleware_refuses(
+    browser: Browser, store: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though a block says that the visitor is to be remembered: the state stays in the tab, and the log says why."""
+    binding._warn_of_refusal.cache_clear()
+    tab = browser.load(NAME, remember=lambda _: False)
+    for item in "abc":
+        run(tab, item)
+    assert look(tab) == (0, ["a", "b", "c"])
+    assert not tab.is_asking
+    assert (browser.values(), keys_of(store)) == ({}, set())
+    assert ["says no" in record.getMessage() for record in caplog.records] == [True]
 
 
 # An open tab, and its cookie's age
@@ -346,6 +439,45 @@ def test_its_script_does_not_set_it_again(browser: Browser) -> None:
     tab.begin()
     run(tab)
     assert browser.seen_by_scripts() == {}
+
+
+def test_a_longer_max_age_of_one_state_survives_the_move_to_the_server(browser: Browser) -> None:
+    """The setting is shorter: what a script's cookie says is for the state to judge, and so is its record."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        tab = browser.open()
+
+        def go(tab: Tab, *items: str) -> list[Any]:
+            tab.begin()
+            with persistent_state(NAME, AppState, max_age=5000) as state:
+                state.items.extend(items)
+            return state.items
+
+        go(tab)
+        go(tab, "book")
+        clock.shift(2000)
+        assert go(browser.load(NAME)) == go(browser.load(NAME)) == ["book"]
+        assert browser.seen_by_scripts() == {}
+
+
+@pytest.mark.parametrize("runs", [0, 2], ids=["at once", "later than the browser's answer"])
+def test_one_connection_without_cookies_hides_nothing(browser: Browser, store: CountingStore, runs: int) -> None:
+    """The server is asked before a script sets a cookie of its own, which would count from then on."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        run(browser.load(NAME), "book")
+        clock.shift(10)
+        tab = browser.load(NAME)
+        object.__setattr__(tab, "_headers", ())
+        with sent_later() as errands:
+            for _ in range(runs):
+                run(tab)
+        for errand in errands[:1]:
+            browser.fetch(errand)
+        assert run(tab).items == ["book"]
+        run(tab, "pen")
+        clock.shift(10)
+        assert look(browser.load(NAME)) == (0, ["book", "pen"])
+    assert browser.seen_by_scripts() == {}
+    assert keys_of(store) == {key_in(browser)}
 
 
 # What an element on the page sets or removes

@@ -18,6 +18,7 @@ from persist_session import (
     UnpicklableStateError,
     binding,
     clear_cookie_state,
+    host,
     load_state,
     persistent_state,
     relay,
@@ -732,6 +733,34 @@ def test_a_state_that_can_not_be_saved_keeps_nobody_logged_in(browser: Browser) 
 # --- the other functions
 
 
+@pytest.mark.parametrize("user", [None, ADA])
+def test_no_element_ends_a_callback(
+    browser: Browser, store: CountingStore, monkeypatch: pytest.MonkeyPatch, user: str | None
+) -> None:
+    """Where people click fast, Streamlit ends a run at the next element: in a callback, before the state is changed."""
+
+    class StopException(BaseException):
+        pass
+
+    def stop(_: object) -> None:
+        raise StopException
+
+    tab = browser.open()
+    for item in ("one", "two", "three"):
+        tab.begin()
+        tab._context._has_script_started = False
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "mount", stop)
+            state = load_state(NAME, AppState, user=user)
+            state.items.append(item)
+            save_state(NAME, state)
+        tab._context._has_script_started = True
+        if item != "two":  # another click ends that run before it comes to the state
+            load_state(NAME, AppState, user=user)
+    run(tab, user)
+    assert look(tab, user) == look(browser.open(), user) == (0, 0, ["one", "two", "three"])
+
+
 def test_save_state_saves_the_users(browser: Browser) -> None:
     """At once: no browser needs to be known."""
     tab = browser.open()
@@ -844,6 +873,22 @@ def test_a_rotation_of_keys_loses_no_user(store: CountingStore, saved_under: lis
         assert look(browser.open(), ADA) == (4, 0, [])
 
 
+def test_a_process_that_does_not_sign_with_the_newest_key_yet_loses_nothing(store: CountingStore) -> None:
+    """It moves the record back while another process has a block open: that block finds it there."""
+    old, new = "o" * 32, "n" * 32
+    with pretended(store, MAX_AGE, keys=derive([new, old])):
+        run(Browser().open(), ADA, items=["book"])
+    with pretended(store, MAX_AGE, keys=derive([old, new])):
+        tab = Browser().open()
+        tab.begin()
+        with block(ADA) as state:
+            state.items.append("pen")
+            with pretended(store, MAX_AGE, keys=derive([new, old])):
+                assert look(Browser().open(), ADA) == (0, 0, ["book"])
+            tab.go_on()
+        assert look(Browser().open(), ADA) == (0, 0, ["book", "pen"])
+
+
 def test_of_two_older_records_the_newer_key_has_the_users(store: CountingStore) -> None:
     """A server that did not know the newer key yet may have left another one."""
     for each, count in (([OLDEST], 1), ([OLD], 2)):
@@ -894,6 +939,48 @@ def test_who_reads_the_store_can_not_tell_whose_a_record_is(store: CountingStore
 
 
 # --- a store that fails
+
+
+def test_a_login_that_failed_leaves_what_was_done_before_to_the_visitor(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who logs out again, before the store is back, has it still."""
+    tab = browser.open()
+    run(tab, items=["book"])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CountingStore, "write", refuse)
+        tab.begin()
+        with pytest.raises(StoreError, match="on purpose"):
+            load_state(NAME, AppState, user=ADA)
+    run(tab)
+    run(tab)
+    assert look(tab) == look(browser.open()) == (0, 0, ["book"])
+
+
+def test_what_can_not_be_saved_is_told_at_the_login(browser: Browser) -> None:
+    """By the error that the app knows."""
+    tab = anonymous(browser, count=1)
+    tab.begin()
+    with pytest.raises(UnpicklableStateError):
+        load_state(NAME, lambda: AppState(items=[threading.Lock()]), user=ADA)
+
+
+def test_after_an_expiry_login_and_logout_bring_another_id(browser: Browser) -> None:
+    """Not the one that tabs with an expired state go on under."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        tab = anonymous(browser, count=2)
+        look(tab)
+        old = ids(browser)
+        clock.shift(MAX_AGE * 1.5)
+        look(tab)
+        for user in (ADA, ADA, None, None):
+            run(tab, user)
+        assert len(ids(browser)) == 1
+        assert ids(browser).isdisjoint(old)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -965,7 +1052,7 @@ def test_a_proxy_that_keeps_cookies_back_is_told_of_once(
     for _ in range(2):
         tab = browser.load(NAME)
         object.__setattr__(tab, "_headers", ())
-        for _ in range(3):  # the browser answers in between
+        for _ in range(6):  # the browser answers in between
             run(tab)
     assert ["proxy" in record.getMessage() for record in caplog.records] == [True]
 

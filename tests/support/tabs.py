@@ -112,6 +112,7 @@ class _Context:
 
     def __init__(self) -> None:
         self.main_script_path = __file__
+        self._has_script_started = True
         self.parallel_coordinator = self.Coordinator()
 
 
@@ -210,9 +211,9 @@ def _tab() -> Any:
 
 def forget_relay(patch: pytest.MonkeyPatch) -> None:
     """Begin as a process does: nothing is noted."""
-    patch.setattr(relay, "served", set())
+    patch.setattr(relay, "served", {})
     patch.setattr(relay, "_unwanted", {})
-    for notes in ("shown", "promoted", "retired", "replaced", "heard"):
+    for notes in ("shown", "promoted", "retired", "replaced", "errands", "heard"):
         patch.setattr(relay, notes, relay.Notes())
 
 
