@@ -211,7 +211,6 @@ class Held:
             PersistSessionError: See `persistent_state`.
         """
         assert self.options is not None, "noted by asked_by"
-        self.home.finish_clearing()
         self.home.take_over(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)

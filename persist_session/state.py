@@ -207,6 +207,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
                 remember=self._remember,
             )
             held.binding.bind(settings, max_age, held.is_current)
+            held.home.finish_clearing()
             if not held.binding.is_wanted and not held.is_cleared:
                 held.settle_in(self._caller(run))  # in the very run in which the browser is told to forget the cookie
         if not run.is_in_callback:  # a newer click would end the callback there; the script comes right after it
