@@ -70,7 +70,9 @@ class Binding:
     _removed_until: float = 0.0
     # The server's own cookie.
     _errand: Errand = field(init=False)
+    _is_unsure: bool = False
     _doubted: Signed | None = field(default=None, repr=False)
+    _kept: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Nothing is due."""
@@ -117,15 +119,23 @@ class Binding:
 
     def _listen(self) -> None:
         heard = self._errand.listen()
-        signed = heard.signed if heard is not None else None
-        if signed is not None and signed.http_only and self.is_http_only and self.session_id is not None:
-            self.session_id, self._signed_at = signed.session_id, signed.signed_at
+        if heard is None or self.session_id is None or not self.is_http_only:
+            return
+        signed, key = heard.signed, record_key(self.name, self.session_id)
+        was_left = self._is_unsure or relay.replaced.get(key) or relay.retired.get(key) is not None
+        if signed is not None and signed.http_only and (signed.session_id == self.session_id or was_left):
+            self.session_id, self._signed_at, self._is_unsure = signed.session_id, signed.signed_at, heard.is_issued
+        else:
+            self._signed_at = math.inf  # not ours, but somebody else's in this browser, or none: nothing to renew
 
     def _look_at_relay(self, session_id: str) -> None:
         key = record_key(self.name, session_id)
         if not self.is_http_only and relay.promoted.get(key):
             self.is_http_only, self._cookie, self._signed_at = True, None, time.time()
         if self.is_http_only and relay.replaced.get(key):
+            if session_id == self._kept:
+                self._errand.is_due = True  # without a question, which starts a run each time
+                return
             self._doubted = Signed(session_id, self._signed_at, http_only=True)
             self._let_go()
 
@@ -172,7 +182,8 @@ class Binding:
             self.question.forget(self.name)
             return
         if self._errand.heard is None:
-            signed = signed or self._doubted
+            if signed is None and self._doubted is not None:
+                signed, self._kept = self._doubted, self._doubted.session_id
             if self.name in relay.served and self._doubted is None and not self._was_unwanted:
                 _warn_of_stripped(self.name)
         if relay.served and self.name not in relay.served:
@@ -191,6 +202,7 @@ class Binding:
 
     def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         is_http_only = signed.http_only or bool(relay.promoted.get(record_key(self.name, signed.session_id)))
+        self._is_unsure = self._errand.heard is not None and self._errand.heard.is_issued
         self._errand.heard, self._doubted = None, None
         if self._is_cleared:
             self.cleared, self._is_cleared = signed.session_id, False
@@ -291,7 +303,7 @@ class Binding:
             _was_unwanted=self._was_unwanted,
             _is_dropped=self._is_dropped,
             _removed_until=self._removed_until,
-            _is_cleared=self.session_id is None,
+            _is_cleared=self.session_id is None and not self._is_dropped,
             _is_outdated=self._is_outdated,
             _sent=self._sent if self._times_sent <= 1 else host.Once(),
             _doubted=self._doubted,
@@ -315,7 +327,7 @@ class Binding:
         target = policy(self.name, shaken.url, host.base_path(), settings)
         is_served = self.name in relay.served
         asks = self.session_id is None and self._is_to_ask(shaken.cookie_headers)
-        if self._errand.is_due or (asks and is_served):
+        if is_served and (self._errand.is_due or asks):
             self._errand.send(target.path, run)
         if asks:
             self.question.ask(self.name, run)
@@ -341,7 +353,8 @@ class Binding:
         """
         if self.is_wanted:
             return not self._is_refused
-        return not self._is_dropped and self.question.answer(self.name) is None and not brings_others(headers)
+        may_have = self._doubted is not None or not brings_others(headers)
+        return may_have and not self._is_dropped and self.question.answer(self.name) is None
 
 
 @functools.lru_cache(maxsize=1024)  # once for each name

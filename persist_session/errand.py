@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ _TRIED_FOR = 5.0
 """Seconds after which an errand of which nothing was heard is begun anew."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Errand:
     """A hidden request of one tab's browser, for one state: the server does what it would do for a page, and tells.
 
     Attributes:
+        name: The state's.
         is_due: The browser is to go even where the tab knows its id: to have the cookie renewed or replaced.
         heard: What came of it, None until that is known.
         missed: How often something else came before that.
@@ -30,6 +32,7 @@ class Errand:
     _token: str = field(default="", repr=False)
     _since: float = 0.0
     _sent: host.Once = field(default_factory=host.Once)
+    _news: relay.Heard | None = field(default=None, repr=False)
 
     @property
     def is_under_way(self) -> bool:
@@ -46,18 +49,29 @@ class Errand:
             run: The current run.
         """
         if not self._token or time.time() - self._since > _TRIED_FOR:
-            self._token, self._since = relay.new_errand(self.name), time.time()
+            self._token, self._since = secrets.token_hex(16), time.time()
+            relay.errands[self._token] = self
         if self._sent.is_first(run):
             host.fetch(f"{path.rstrip('/')}{relay.ERRAND}?{self._token}")
 
+    def hear(self, token: str, heard: relay.Heard) -> None:
+        """Takes what came of it, unless it was begun anew since.
+
+        Args:
+            token: Of the browser's request.
+            heard: What came of it.
+        """
+        if token == self._token:
+            self._news, self._token = heard, ""
+
     def listen(self) -> relay.Heard | None:
         """What was heard of it since this was asked last; calls nothing of Streamlit."""
-        heard = relay.heard.get(self._token)
+        heard, self._news = self._news, None
         if heard is not None:
-            relay.heard.drop(self._token)
-            self.heard, self.is_due, self.missed, self._token = heard, False, 0, ""
+            # What was only just issued may not be what the browser keeps: the next errand tells.
+            self.heard, self.is_due, self.missed = heard, heard.is_issued, 0
         return heard
 
     def begin_anew(self) -> None:
         """Makes it due, whatever the browser was sent for before."""
-        self.is_due, self.heard, self._token, self._sent = True, None, "", host.Once()
+        self.is_due, self.heard, self._news, self._token, self._sent = True, None, None, "", host.Once()

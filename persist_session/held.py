@@ -211,6 +211,7 @@ class Held:
             PersistSessionError: See `persistent_state`.
         """
         assert self.options is not None, "noted by asked_by"
+        self.home.finish_clearing()
         self.home.take_over(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)
@@ -224,11 +225,11 @@ class Held:
         self.home.drop_cookie()
 
     def _is_elsewhere(self) -> bool:
-        """Whether the browser has another HttpOnly cookie by now than that of the place where the state was found."""
+        """Whether the browser is known to have another HttpOnly cookie by now than when the state was found."""
         if self.place is None or self.user is not None:
             return False
         place = self.home.in_browser()
-        return place is None or place.record_key != self.place.record_key
+        return place is not None and place.record_key != self.place.record_key
 
     def _leave(self, caller: Caller, options: Options) -> None:
         """Leaves a place that the browser does not know any more; what was done there since goes on in the tab."""
@@ -241,6 +242,7 @@ class Held:
         if place is not None and place.version() is not None:
             self._keep_in_tab(place, caller, options)
             place.delete()
+            self.is_save_due = self.remember and self.live is not None
         if self.live is not None:
             self.live.saved = False
         self.place, self.saved = None, Saved()
@@ -334,7 +336,7 @@ class Held:
             StoreError: The store failed.
         """
         assert self.home.settings is not None, "noted by asked_by"
-        place = self._find_place()
+        place = self.home.find() or self.place if self.remember else None
         with place.lock(self.home.settings.lock_timeout) if place is not None else nullcontext():
             yield
 
@@ -473,7 +475,7 @@ class Held:
             StoreError: The store failed; nothing is cleared.
         """
         self.home.settings, self.home.max_age = settings, max_age
-        if self.place is not None and self._is_elsewhere():
+        if self.place is not None and (self._is_elsewhere() or self.binding.session_id is None):
             self.place.delete()  # what the browser has by now is cleared, too, as soon as that is known
             self.place = None
         binding = self.home.clear(self.place or self.home.in_browser(), self.saved)

@@ -98,13 +98,13 @@ class CookieMiddleware:
             "headers": [(b"cache-control", b"no-store")],
         }
         token = request.scope["query_string"].decode("latin-1")
+        listener = relay.errands.get(token)
         # Of whichever middleware the state is; this one is the first of them.
-        answer = relay.served.get(relay.errands.get(token) or "")
-        if answer is not None:
+        answer = relay.served.get(listener.name) if listener is not None else None
+        if listener is not None and answer is not None:
             outcome = await run_in_threadpool(answer, request)
             _add(message, outcome.cookies)
-            relay.errands.drop(token)
-            relay.heard.put(token, outcome.heard)
+            listener.hear(token, outcome.heard)
         await send(message)
         await send({"type": "http.response.body", "body": b""})
 
@@ -156,6 +156,7 @@ def _remembered(
     name: str, signed: Signed | None, cookie: CookiePolicy, request: Request, settings: Settings
 ) -> Outcome:
     session_id = new_session_id() if signed is None else _session_id(name, signed, settings.max_age)
+    is_issued = session_id is not None and (signed is None or session_id != signed.session_id)
     cookies = []
     if session_id is not None:
         signed = Signed(session_id, time.time(), http_only=True, partitioned=cookie.partitioned)
@@ -163,7 +164,7 @@ def _remembered(
         cookies.append(cookie.header(value, settings.max_age))
     if signed is not None and signed.http_only:
         cookies += _removals(request, cookie.beside)
-    return Outcome(Heard(signed), cookies)
+    return Outcome(Heard(signed, is_issued=is_issued), cookies)
 
 
 def _forget(name: str, signed: Signed | None) -> None:
@@ -191,6 +192,7 @@ def _session_id(name: str, signed: Signed, max_age: float) -> str | None:
     if _is_retired(key):
         relay.replaced.put(key, note=True)
         return new_session_id()
+    relay.replaced.drop(key)  # the browser has it still: the answer that was to replace it did not arrive
     return signed.session_id if time.time() - signed.signed_at > max_age / 2 else None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from persist_session.signing import Signed
 
@@ -56,10 +56,12 @@ class Heard:
 
     Attributes:
         signed: The cookie that the browser has by now, None where it has none.
+        is_issued: It has it by this very answer, if that arrives, and no other one comes after it.
         is_refused: The middleware is told not to remember this visitor.
     """
 
     signed: Signed | None
+    is_issued: bool = False
     is_refused: bool = False
 
 
@@ -74,6 +76,17 @@ class Outcome:
 
     heard: Heard
     cookies: list[str] = field(repr=False)
+
+
+class Listener(Protocol):
+    """Waits for what comes of an errand."""
+
+    @property
+    def name(self) -> str:
+        """The state's."""
+
+    def hear(self, token: str, heard: Heard) -> None:
+        """Takes it, from any thread."""
 
 
 served: dict[str, Callable[[Any], Outcome]] = {}
@@ -91,11 +104,8 @@ retired: Notes[Callable[[], bool]] = Notes()
 replaced: Notes[bool] = Notes()
 """The ids whose HttpOnly cookie the browser has no longer: a tab whose handshake shows one is outdated."""
 
-errands: Notes[str] = Notes()
-"""The state for which a browser was sent on an errand, by the errand's token."""
-
-heard: Notes[Heard] = Notes()
-"""What came of it, by its token."""
+errands: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
+"""Who waits for what comes of an errand, by its token; closed tabs do not any more."""
 
 _unwanted: dict[str, Notes[bool]] = {}
 
@@ -103,10 +113,3 @@ _unwanted: dict[str, Notes[bool]] = {}
 def unwanted(name: str) -> Notes[bool]:
     """The ids, for one state, of visitors who are not to be remembered: their records are to be deleted."""
     return _unwanted.get(name) or _unwanted.setdefault(name, Notes())
-
-
-def new_errand(name: str) -> str:
-    """The token of an errand for a state; only this process hears what comes of it."""
-    token = secrets.token_hex(16)
-    errands.put(token, name)
-    return token

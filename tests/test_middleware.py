@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +23,7 @@ from starlette.routing import Mount
 
 from persist_session import ConfigurationError, CookieMiddleware, StoreError, configure, host, relay
 from persist_session import settings as settings_module
+from persist_session.errand import Errand
 from persist_session.keys import derive
 from persist_session.signing import Signed, new_session_id, record_key, sign, unsign
 from persist_session.stores import MemoryStore
@@ -799,6 +801,20 @@ def test_a_store_that_fails_keeps_no_page_from_the_visitor(caplog: pytest.LogCap
     assert session_id not in caplog.text
 
 
+class Run:
+    """What tells one run from another."""
+
+
+def sent(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Return the token of an errand on which the browser is sent."""
+    paths: list[str] = []
+    monkeypatch.setattr(host, "fetch", paths.append)
+    errand.send("/shop", weakref.ref(Run))
+    (path,) = paths
+    assert path.startswith("/shop/_persist_session?")
+    return path.partition("?")[2].encode()
+
+
 @pytest.mark.parametrize("is_unused", [True, False])
 def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
     """So that a tab that is still open does not go on under one that its browser does not have any more."""
@@ -824,16 +840,17 @@ def test_a_tab_hears_which_cookies_its_browser_has(
 ) -> None:
     """Whichever middleware the state is of; the answer itself says nothing, and is kept nowhere."""
     monkeypatch.setattr(host, "base_path", lambda: base)
-    token, session_id = relay.new_errand(NAME), new_session_id()
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
     app = wrapped(wrapped(answering(500), names=[NAME, "third"]), names=["other"])
     answer = get(
         app,
         path,
         cookies=[f"{NAME}=x; x=2", f"{NAME}={signed(session_id)}; {NAME}~script=x"],
-        query_string=token.encode(),
+        query_string=token,
         **changed,
     )
-    assert relay.heard.get(token) == relay.Heard(unsigned(signed(session_id)))
+    assert errand.listen() == relay.Heard(unsigned(signed(session_id)))
     assert answer.status == 204
     assert {name: cookie.is_removal for name, cookie in answer.cookies.items()} == {f"{NAME}~script": True}
     assert answer.all("cache-control") == [OURS]
@@ -843,14 +860,18 @@ def test_a_tab_hears_which_cookies_its_browser_has(
     ("ago", "is_retired", "outcome"),
     [(0.0, False, "as it is"), (HOUR / 2 + 60, False, "renewed"), (0.0, True, "replaced"), (HOUR + 1, False, "none")],
 )
-def test_an_errand_does_for_a_cookie_what_a_page_load_does(ago: float, is_retired: bool, outcome: str) -> None:
+def test_an_errand_does_for_a_cookie_what_a_page_load_does(
+    ago: float, is_retired: bool, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But for a browser that has none: who goes on an errand can't tell whether they stand in a foreign page."""
-    token, session_id = relay.new_errand(NAME), new_session_id()
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
     if is_retired:
         relay.retired.put(record_key(NAME, session_id), note=lambda: True)
-    answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id, ago=ago)}", query_string=token.encode())
-    heard = relay.heard.get(token)
+    answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id, ago=ago)}", query_string=token)
+    heard = errand.listen()
     assert heard is not None
+    assert heard.is_issued == (outcome == "replaced")
     if outcome in ("as it is", "none"):
         assert not answer.cookies
         assert (heard.signed is None) == (outcome == "none")
@@ -862,28 +883,31 @@ def test_an_errand_does_for_a_cookie_what_a_page_load_does(ago: float, is_retire
     assert answer.all("cache-control") == [OURS]
 
 
-def test_an_errand_tells_who_is_not_to_be_remembered() -> None:
+def test_an_errand_tells_who_is_not_to_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does for them what a page does."""
-    token, session_id = relay.new_errand(NAME), new_session_id()
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
     answer = get(
         wrapped(remember=never),
         "/_persist_session",
         cookies=f"{NAME}={signed(session_id)}",
-        query_string=token.encode(),
+        query_string=token,
     )
-    assert relay.heard.get(token) == relay.Heard(None, is_refused=True)
+    assert errand.listen() == relay.Heard(None, is_refused=True)
     assert answer.cookie.is_removal
     assert list(relay.unwanted(NAME)) == [record_key(NAME, session_id)]
 
 
 @pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
-def test_an_errand_on_which_nobody_was_sent_is_for_nothing(query: bytes) -> None:
+def test_an_errand_on_which_nobody_was_sent_is_for_nothing(query: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is noted is what a tab waits for: nobody fills the memory by asking, nor has anything renewed by it."""
-    token, session_id = relay.new_errand(NAME), new_session_id()
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
     relay.retired.put(record_key(NAME, session_id), note=lambda: True)
     answer = get(path="/_persist_session", cookies=f"{NAME}={signed(session_id)}", query_string=query)
     assert (answer.status, answer.cookies) == (204, {})
-    assert relay.heard.get(token) is relay.heard.get(query.decode("latin-1")) is None
+    assert token
+    assert errand.listen() is None
 
 
 # --- in a foreign page

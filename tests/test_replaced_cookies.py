@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from contextlib import contextmanager
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import time_machine
 
-from persist_session import binding, clear_cookie_state, load_state, persistent_state, relay, save_state, state_info
+from persist_session import (
+    LockTimeoutError,
+    binding,
+    clear_cookie_state,
+    load_state,
+    persistent_state,
+    relay,
+    save_state,
+    state_info,
+)
 from persist_session.signing import record_key
 from support.records import CountingStore
 from support.tabs import AppState, Browser, Tab, pretended
@@ -30,7 +40,7 @@ def store() -> CountingStore:
 @pytest.fixture
 def browser(store: CountingStore) -> Iterator[Browser]:
     """Return a browser, for which nothing is saved yet."""
-    with pretended(store) as made:
+    with pretended(store, lock_timeout=0.2) as made:
         yield made
 
 
@@ -337,16 +347,26 @@ def test_an_open_tab_whose_cookie_a_page_removed_gets_another_one(browser: Brows
 
 
 @pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
-def test_who_needs_no_cookie_asks_for_none(browser: Browser, options: dict[str, Any]) -> None:
-    """A user's state, and one that is not remembered, lie nowhere under the browser's id."""
+def test_login_and_a_no_are_for_what_the_browser_has_by_now(
+    browser: Browser, store: CountingStore, options: dict[str, Any]
+) -> None:
+    """What another tab did under the new id is taken over, or kept in the tab only; then nothing is asked any more."""
     tab = cleared(browser)
-    browser.load(NAME)
-    for count in (1, 2):
+    other = browser.load(NAME)
+    run(other, "other")
+    anonymous = key_in(browser)
+
+    def go() -> list[Any]:
         tab.begin()
         with persistent_state(NAME, AppState, **options) as state:
-            state.count += 1
-            assert state.count == count
-        assert not tab.is_asking
+            pass
+        return list(state.items)
+
+    for _ in range(3):
+        go()
+    assert go() == ["other"]
+    assert anonymous not in keys_of(store)
+    assert not tab.is_asking
 
 
 def test_no_errand_is_sent_without_need(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +394,220 @@ def test_no_script_sets_a_cookie_that_the_middleware_refuses(
     assert not tab.is_asking
     assert (browser.values(), keys_of(store)) == ({}, set())
     assert ["says no" in record.getMessage() for record in caplog.records] == [True]
+
+
+# Answers that are lost, late or out of turn
+
+
+def unanswered(browser: Browser, path: str) -> None:
+    """Have the server serve a request whose answer never comes, or comes before an older one."""
+    before = dict(browser.cookies), set(browser.http_only)
+    browser.fetch(path)
+    browser.cookies, browser.http_only = before
+
+
+def test_two_clears_at_once_come_to_one_id(browser: Browser) -> None:
+    """Each of a double click sends the browser; it keeps the answer that comes last, and the tab finds out which."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    with sent_later() as errands:
+        clear(tab)
+        clear(tab)
+    unanswered(browser, errands[1])
+    browser.fetch(errands[0])
+    for _ in range(3):
+        run(tab)
+    run(tab, "mine")
+    assert look(browser.load(NAME)) == (0, ["mine"])
+
+
+def test_an_errand_and_a_page_at_once_come_to_one_id(browser: Browser) -> None:
+    """Both were asked for with the old cookie."""
+    tab = cleared(browser)
+    with sent_later() as errands:
+        run(tab)
+    unanswered(browser, errands[-1])
+    other = browser.load(NAME)
+    run(other, "other")
+    for _ in range(3):
+        run(tab)
+    run(tab, "mine")
+    assert look(browser.load(NAME)) == (0, ["other", "mine"])
+
+
+def test_an_answer_that_is_lost_loses_nothing(browser: Browser) -> None:
+    """The tab heard of an id that the browser never got."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    with sent_later() as errands:
+        clear(tab)
+        unanswered(browser, errands[-1])
+        run(tab, "after")
+    run(tab)
+    assert look(browser.load(NAME)) == (0, ["after"])
+
+
+def rests(tab: Tab, browser: Browser, loads: int = 1, *, is_heard: bool = True) -> bool:
+    """Whether a tab whose answers come between its runs has nothing more to ask after a while."""
+    for _ in range(20):
+        with sent_later() as errands:
+            run(tab)
+            for _ in range(loads - 1):
+                load_state(NAME, AppState)
+        for errand in dict.fromkeys(errands) if is_heard else ():
+            browser.fetch(errand)
+        if not tab.is_asking:
+            return True
+    return False
+
+
+def test_a_no_whose_answer_is_lost_starts_no_endless_runs(browser: Browser) -> None:
+    """The browser has its cookie still when the visitor says yes again."""
+    answers = [True, False]
+    tab = browser.load(NAME, remember=lambda _: not answers or answers.pop(0))
+    run(tab, "a")
+    unanswered(browser, "/")
+    assert rests(tab, browser)
+    assert rests(browser.load(NAME), browser)
+
+
+def test_loading_twice_starts_no_endless_runs(browser: Browser) -> None:
+    """Where no errand is ever heard of."""
+    tab = cleared(browser)
+    run(browser.load(NAME), "other")
+    assert rests(tab, browser, loads=2, is_heard=False)
+
+
+@pytest.mark.parametrize("is_failing", [True, False])
+def test_what_moves_to_the_new_id_is_saved_there(browser: Browser, store: CountingStore, *, is_failing: bool) -> None:
+    """At once, and not before the new id is known: whatever the app does with it then."""
+    tab = cleared(browser)
+    run(browser.load(NAME), "other")
+    for number in range(3):
+        lost(tab, f"{number}")
+        assert len(keys_of(store)) == 2
+    for _ in range(4):
+        tab.begin()
+        if is_failing:
+            with pytest.raises(LookupError), persistent_state(NAME, AppState):
+                raise LookupError
+        else:
+            load_state(NAME, AppState)
+    assert look(browser.load(NAME)) == (0, ["other", "0", "1", "2"])
+
+
+def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(browser: Browser) -> None:
+    """They deleted the cookies of the browser; the tab's errand, to renew its own, finds the one of somebody else."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        left_open = browser.load(NAME)
+        run(left_open, "first visitor's")
+        browser.cookies.clear()
+        browser.http_only.clear()
+        clock.shift(600)
+        second = browser.load(NAME)
+        run(second, "second visitor's")
+        for _ in range(3):
+            run(left_open)
+        assert look(second) == (0, ["second visitor's"])
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_a_cookie_that_is_gone_is_not_renewed_at_every_run(browser: Browser, *, is_served: bool) -> None:
+    """Nor is anything asked of a server that has no middleware for the name any more."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        tab = browser.load(NAME)
+        run(tab, "a")
+        clock.shift(600)
+        browser.cookies.clear()
+        browser.http_only.clear()
+        if not is_served:
+            relay.served.clear()
+        count, fetch = 0, Tab.fetch
+
+        def counted(self: Tab, path: str) -> None:
+            nonlocal count
+            count += 1
+            fetch(self, path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tab, "fetch", counted)
+            for _ in range(10):
+                run(tab)
+                clock.shift(6)
+        assert count == is_served
+
+
+@pytest.mark.parametrize("come", [Browser.open, lambda browser: browser.load(NAME)], ids=["component", "middleware"])
+def test_clearing_what_is_not_remembered_clears_nothing_later(browser: Browser, come: Callable[[Browser], Tab]) -> None:
+    """What another tab saved since stays, though this one is remembered again."""
+    tab = come(browser)
+
+    def forget() -> None:
+        with persistent_state(NAME, AppState, remember=False):
+            pass
+
+    for _ in range(2):
+        run(tab, "a")
+    for _ in range(2):
+        tab.begin()
+        forget()
+    clear(tab)
+    forget()
+    other = come(browser)
+    run(other, "book")
+    run(other, "pen")
+    for _ in range(3):
+        run(tab)
+    assert look(come(browser)) == (0, ["book", "pen"])
+
+
+def test_what_was_cleared_is_not_shown_where_the_errand_comes_late(browser: Browser) -> None:
+    """It is heard of in the middle of an entry: the record is deleted before anything is loaded."""
+    run(browser.load(NAME), "secret")
+    tab = browser.load(NAME)
+    object.__setattr__(tab, "_headers", ())
+    with sent_later() as errands, pytest.MonkeyPatch.context() as patch:
+        run(tab)
+        clear(tab)
+        mount = Tab.mount
+
+        def late(self: Tab, **arguments: Any) -> Any:
+            for errand in set(errands):
+                browser.fetch(errand)
+            return mount(self, **arguments)
+
+        patch.setattr(Tab, "mount", late)
+        assert run(tab).items == []
+
+
+def test_an_exclusive_block_locks_the_record_that_it_comes_to(browser: Browser) -> None:
+    """Not that of the id before: no increment is lost in the run that moves."""
+    tab = browser.load(NAME)
+    run(tab, count=5)
+    with sent_later() as errands:
+        clear(tab)
+        look(tab)
+    browser.fetch(errands[-1])
+    other = browser.load(NAME)
+    refused: list[LockTimeoutError] = []
+
+    def increment() -> None:
+        other.begin()
+        try:
+            with persistent_state(NAME, AppState, exclusive=True) as theirs:
+                theirs.count += 1
+        except LockTimeoutError as error:
+            refused.append(error)
+
+    tab.begin()
+    with persistent_state(NAME, AppState, exclusive=True) as state:
+        count = state.count
+        thread = threading.Thread(target=increment)
+        thread.start()
+        thread.join()
+        state.count = count + 1
+    assert len(refused) == 1
+    assert look(browser.load(NAME))[0] == 1
 
 
 # An open tab, and its cookie's age

@@ -213,7 +213,7 @@ def forget_relay(patch: pytest.MonkeyPatch) -> None:
     """Begin as a process does: nothing is noted."""
     patch.setattr(relay, "served", {})
     patch.setattr(relay, "_unwanted", {})
-    for notes in ("shown", "promoted", "retired", "replaced", "errands", "heard"):
+    for notes in ("shown", "promoted", "retired", "replaced"):
         patch.setattr(relay, notes, relay.Notes())
 
 
