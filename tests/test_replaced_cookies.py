@@ -351,8 +351,10 @@ def test_login_and_a_no_are_for_what_the_browser_has_by_now(
     browser: Browser, store: CountingStore, options: dict[str, Any]
 ) -> None:
     """What another tab did under the new id is taken over, or kept in the tab only; then nothing is asked any more."""
-    tab = cleared(browser)
+    tab = browser.load(NAME)
+    run(tab, "before")
     other = browser.load(NAME)
+    clear(other)
     run(other, "other")
     anonymous = key_in(browser)
 
