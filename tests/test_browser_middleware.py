@@ -119,7 +119,8 @@ def test_a_clear_is_at_once_and_brings_another_id(server: AppServer, page: Page)
     cookie = cookie_of(page.context, name)
     assert cookie["httpOnly"]
     press(page, "Add")
-    assert run_shown(page) == 3, "one for the reload, two for the clicks"
+    press(page, "Look")
+    assert run_shown(page) == 4, "one for the reload, three for the clicks"
     assert recorded_text(page, "iframe") == [None]
     assert page.locator("img[src*=persist_session]").count() == 0
     reload_app(page)
