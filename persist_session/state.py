@@ -340,7 +340,8 @@ def clear_cookie_state(name: str, *, user: str | None = None) -> None:
 
     No block that is still open, and no older run, brings the state back. Before the browser is known nothing can be
     found: then the record is deleted by the next load, in the run that the browser's answer starts.
-    An HttpOnly cookie keeps its id until the next page load, under which nothing is left.
+    An HttpOnly cookie is replaced by a hidden request of the page; where that does not reach this process, by the next
+    page load, if nothing was saved since.
 
     Args:
         name: The name of the state, whether this tab has loaded it or not.
