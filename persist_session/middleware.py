@@ -35,8 +35,8 @@ class CookieMiddleware:
     """ASGI middleware for `st.App` that sets the cookies of some states with the page: HttpOnly, no component needed.
 
     `st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"])])`. It issues a cookie with the page
-    to whoever has none, and renews it when half of the setting `max_age` is over. Blocks notice by themselves; where they
-    need a cookie renewed or replaced, they have the page ask for `/_persist_session`, which this answers. Call
+    to whoever has none, and renews it when half of the setting `max_age` is over. Blocks notice by themselves; to have
+    one renewed or replaced under an open page, they have that ask for `/_persist_session`, which this answers. Call
     `configure` in the file that makes the `st.App`, not in the script: a page is served before the script runs.
 
     Args:
