@@ -584,11 +584,11 @@ EVERYWHERE = [
 ]
 
 # Where an element stands, whenever that changed; in a dialog, which comes in gliding, within the dialog.
-# A form's own button is a while in coming, and moves what is below the form: only the last place counts there. So does
+# A form's button and an expander's content may come late, and move what is below: only the last place counts. So does
 # what comes into a container later than what stands below it.
 WATCH = """() => {
     const seen = window.__places = { after: [], below: [] };
-    const isFormAbove = location.search.includes('form');
+    const isFormAbove = /form|expander/.test(location.search);
     const look = () => {
         for (const [name, places] of Object.entries(seen)) {
             const found = document.querySelector(`.st-key-${name}`);
