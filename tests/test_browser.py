@@ -479,9 +479,9 @@ def test_what_is_saved_by_hand_stays(in_each_mode: Served, page: Page) -> None:
 
 
 @pytest.mark.parametrize("button", ["Save", "Callback"])
-def test_a_save_by_hand_before_the_browser_answered_stays(served: Served, page: Page, button: str) -> None:
-    """What was saved while the question was still on its way is there after a reload."""
-    server = served(BY_HAND)
+def test_a_save_by_hand_before_the_browser_answered_stays(in_each_mode: Served, page: Page, button: str) -> None:
+    """What was saved while the question was still on its way, if there is one, is there after a reload."""
+    server = in_each_mode(BY_HAND)
     answer = hold_answer(page)
     open_app(page, server.url)
     press(page, button)
