@@ -121,6 +121,7 @@ def test_the_decorated_class_and_function_stay_and_are_forgotten(page: Page, add
     page.get_by_test_id("stFeedback").get_by_role("radio").or_(
         page.get_by_test_id("stFeedback").get_by_role("button")
     ).nth(4).click()
+    expect_shown(page.get_by_text("5 of 5. Thank you!"))
     wait_idle(page)
     reload(page)
     expect_metric(page, "2")
@@ -160,6 +161,8 @@ def test_everything_is_cleared_at_once(page: Page, demo: AppServer) -> None:
     say(page, "Hello")
     open_app(page, f"{demo.url}/what_is_kept")
     press(page, "Clear everything")
+    # A page that is left within milliseconds of a click takes the click with it, in any Streamlit app.
+    expect_shown(card(page, "Chat").get_by_text("Nothing saved yet"))
     open_app(page, demo.url)
     expect_metric(page, "0")
     open_app(page, f"{demo.url}/chat")

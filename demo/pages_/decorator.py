@@ -29,6 +29,7 @@ def ask_for_mood(state):
     mood = st.feedback("faces", key="mood", default=state.get("mood"))
     if mood is not None:
         state["mood"] = mood
+        st.caption(f"{mood + 1} of 5. Thank you!")
 
 
 st.write("How do you like it?")
