@@ -18,12 +18,13 @@ from persist_session.cookie_policy import (
     brings_others,
     newest,
     policy,
+    values_beside,
     values_in_answer,
     values_in_headers,
 )
 from persist_session.cookies import Question, send
 from persist_session.errand import Errand
-from persist_session.settings import Settings
+from persist_session.settings import LONGEST_MAX_AGE, Settings
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
 _log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Binding:
         is_wanted: Whether the browser is to have a cookie: not where the state is a user's, or is not to be remembered.
         retired: Ids that the handshake may still show, but that this tab has left.
         cleared: The id of a state that was cleared before the browser was known: its record is still to be deleted.
+        left: The id of a script's cookie beside the server's own: what lies under it belongs under that one's.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Binding:
     is_wanted: bool = True
     retired: frozenset[str] = field(default=frozenset(), repr=False)
     cleared: str | None = field(default=None, repr=False)
+    left: str | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _is_cleared: bool = False
     _is_outdated: bool = False
@@ -70,7 +73,6 @@ class Binding:
     _removed_until: float = 0.0
     # The server's own cookie.
     _errand: Errand = field(init=False)
-    _is_unsure: bool = False
     _doubted: Signed | None = field(default=None, repr=False)
     _kept: str | None = field(default=None, repr=False)
 
@@ -108,7 +110,9 @@ class Binding:
         cookie = policy(self.name, shaken.url, host.base_path(), settings)
         self._look_at_handshake(shaken.cookie_headers, cookie, settings, max_age)
         if self.session_id is None:
-            self._look_at_heard(settings, max_age)
+            self._look_at_browser(shaken, settings)
+            self._listen()
+            self._look_at_heard(cookie, settings, max_age)
         if self.session_id is None:
             self._look_at_answer(self.question.answer(self.name), cookie, settings, max_age)
 
@@ -119,14 +123,25 @@ class Binding:
 
     def _listen(self) -> None:
         heard = self._errand.listen()
-        if heard is None or self.session_id is None or not self.is_http_only:
+        if heard is None or self.session_id is None:
             return
-        signed, key = heard.signed, record_key(self.name, self.session_id)
-        was_left = self._is_unsure or relay.replaced.get(key) or relay.retired.get(key) is not None
-        if signed is not None and signed.http_only and (signed.session_id == self.session_id or was_left):
-            self.session_id, self._signed_at, self._is_unsure = signed.session_id, signed.signed_at, heard.is_issued
-        else:
-            self._signed_at = math.inf  # not ours, but somebody else's in this browser, or none: nothing to renew
+        if heard.signed is not None and heard.signed.http_only:
+            if not self.is_http_only:  # a script has set a cookie because this was not heard in time
+                relay.replaced.put(record_key(self.name, self.session_id), note=True)
+                self.is_http_only, self._cookie = True, None
+            self.session_id, self._signed_at = heard.signed.session_id, heard.signed.signed_at
+        elif self.is_http_only:
+            self._signed_at = math.inf  # another browser's, since its cookies were deleted, or none: nothing to renew
+
+    def _look_at_browser(self, shaken: host.Handshake, settings: Settings) -> None:
+        """Notes by what the server knows the tab's browser, as soon as a tab can tell."""
+        answer = self.question.answer(self.name)
+        if answer is None and not brings_others(shaken.cookie_headers):
+            return
+        cookie = policy(relay.BROWSER, shaken.url, host.base_path(), settings)
+        values = [*values_in_headers(cookie, shaken.cookie_headers), *values_in_answer(cookie, answer or {})]
+        signed = newest(relay.BROWSER, values, settings, LONGEST_MAX_AGE)
+        self._errand.know(signed.session_id if signed is not None else None)
 
     def _look_at_relay(self, session_id: str) -> None:
         key = record_key(self.name, session_id)
@@ -159,8 +174,15 @@ class Binding:
         self._cookie, self._signed_at = None, math.inf
         if self.session_id in (None, signed.session_id):
             self._find(signed, settings, max_age)
+            self._look_beside(values_beside(cookie, headers), settings, max_age)
 
-    def _look_at_heard(self, settings: Settings, max_age: float) -> None:
+    def _look_beside(self, values: list[str], settings: Settings, max_age: float) -> None:
+        """Notes the id of a script's own cookie beside the server's: set where that one was not heard of in time."""
+        signed = newest(self.name, values, settings, max_age)
+        if signed is not None and self.is_http_only and signed.session_id not in (self.session_id, *self.retired):
+            self.left = signed.session_id
+
+    def _look_at_heard(self, cookie: CookiePolicy, settings: Settings, max_age: float) -> None:
         signed = self._errand.heard.signed if self._errand.heard is not None else None
         if signed is None or not signed.http_only or self._is_dropped:  # a script's is judged by the script
             return
@@ -170,6 +192,7 @@ class Binding:
         if self._doubted is None and not self._was_unwanted:
             _warn_of_stripped(self.name)
         self._find(signed, settings, max_age)
+        self._look_beside(values_in_answer(cookie.beside, self.question.answer(self.name) or {}), settings, max_age)
 
     def _look_at_answer(
         self, answer: dict[str, str] | None, cookie: CookiePolicy, settings: Settings, max_age: float
@@ -193,7 +216,9 @@ class Binding:
         elif self._is_refused:
             _warn_of_refusal(self.name)
         elif self.is_wanted:
+            is_heard = self._errand.heard is not None
             self.issue(settings, max_age)
+            self._errand.is_due = self.name in relay.served and not is_heard  # the browser may have one all the same
 
     @property
     def _is_refused(self) -> bool:
@@ -202,7 +227,6 @@ class Binding:
 
     def _find(self, signed: Signed, settings: Settings, max_age: float) -> None:
         is_http_only = signed.http_only or bool(relay.promoted.get(record_key(self.name, signed.session_id)))
-        self._is_unsure = self._errand.heard is not None and self._errand.heard.is_issued
         self._errand.heard, self._doubted = None, None
         if self._is_cleared:
             self.cleared, self._is_cleared = signed.session_id, False
@@ -328,7 +352,8 @@ class Binding:
         is_served = self.name in relay.served
         asks = self.session_id is None and self._is_to_ask(shaken.cookie_headers)
         if is_served and (self._errand.is_due or asks):
-            self._errand.send(target.path, run)
+            self._look_at_browser(shaken, settings)
+            self._errand.send(run)
         if asks:
             self.question.ask(self.name, run)
             self.bind(settings, max_age)

@@ -18,6 +18,8 @@ from persist_session.stores.layout import is_name
 
 _log = logging.getLogger(__name__)
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
 
 @dataclass(frozen=True, slots=True)
 class CookiePolicy:
@@ -52,19 +54,20 @@ class CookiePolicy:
         """Whether Cookie headers carry it."""
         return bool(_values(self.cookie_name, headers))
 
-    def header(self, value: str, max_age: float) -> str:
-        """The Set-Cookie header of an HttpOnly cookie; with max_age 0, one that removes it.
+    def header(self, value: str, max_age: float | None, *, http_only: bool = True) -> str:
+        """The Set-Cookie header; with max_age 0, one that removes the cookie.
 
         Args:
             value: Of characters that need no quoting.
-            max_age: Seconds.
+            max_age: Seconds; None: until the browser is closed.
+            http_only: Whether it is kept from scripts.
         """
         parts = [
             f"{self.cookie_name}={value}",
             f"Path={self.path}",
-            f"Max-Age={int(max_age)}",
+            *([f"Max-Age={int(max_age)}"] if max_age is not None else []),
             f"SameSite={self.same_site.capitalize()}",
-            "HttpOnly",
+            *(["HttpOnly"] if http_only else []),
             *(["Secure"] if self.secure else []),
             *(["Partitioned"] if self.partitioned else []),
         ]
@@ -108,7 +111,8 @@ def policy(name: str, url: str, base_path: str, settings: Settings) -> CookiePol
 def _scheme_and_port(url: str) -> tuple[str, int | None]:
     try:
         address = urlsplit(url)
-        return address.scheme, address.port
+        # Browsers leave it out; proxies that name the host and the port they listen on do not.
+        return address.scheme, address.port if address.port != _DEFAULT_PORTS.get(address.scheme) else None
     except ValueError:  # the visitor's browser says what the address is: nonsense must not stop the app
         return "", None
 
@@ -133,8 +137,8 @@ def newest(name: str, values: Iterable[str], settings: Settings, max_age: float)
     ]
     if len(valid) < len(values):
         _log.warning("A cookie of state %r is forged, expired or foreign: it counts as absent.", name)
-    # In one second: a script sets its own only where the server's, set with the page before it, did not arrive.
-    return max(valid, key=lambda signed: (signed.signed_at, not signed.http_only), default=None)
+    # A script sets its own beside the server's only where it could not know of that one.
+    return max(valid, key=lambda signed: (signed.http_only, signed.signed_at), default=None)
 
 
 def values_in_headers(cookie: CookiePolicy, headers: Iterable[str]) -> list[str]:
@@ -143,7 +147,12 @@ def values_in_headers(cookie: CookiePolicy, headers: Iterable[str]) -> list[str]
     A browser sends one for each path and domain that a cookie was set with; a dict of cookies would hide all but one.
     """
     headers = list(headers)
-    return [*_values(cookie.cookie_name, headers), *_values(cookie.beside.cookie_name, headers)]
+    return [*_values(cookie.cookie_name, headers), *values_beside(cookie, headers)]
+
+
+def values_beside(cookie: CookiePolicy, headers: Iterable[str]) -> list[str]:
+    """The values that scripts have set beside the server's cookie."""
+    return _values(cookie.beside.cookie_name, headers)
 
 
 def brings_others(headers: Iterable[str]) -> bool:

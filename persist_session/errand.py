@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from persist_session import host, relay
@@ -18,6 +18,9 @@ _TRIED_FOR = 5.0
 class Errand:
     """A hidden request of one tab's browser, for one state: the server does what it would do for a page, and tells.
 
+    Whoever gets hold of its address can have another visitor's browser make the request. So what is heard of an id
+    counts only where the request carried the same `relay.BROWSER` cookie as the tab's own browser is known to have.
+
     Attributes:
         name: The state's.
         is_due: The browser is to go even where the tab knows its id: to have the cookie renewed or replaced.
@@ -29,6 +32,7 @@ class Errand:
     is_due: bool = False
     heard: relay.Heard | None = field(default=None, repr=False)
     missed: int = 0
+    _browsers: frozenset[str] | None = field(default=None, repr=False)
     _token: str = field(default="", repr=False)
     _since: float = 0.0
     _sent: host.Once = field(default_factory=host.Once)
@@ -36,23 +40,27 @@ class Errand:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the browser was sent, and nothing was heard of it yet."""
-        return bool(self._token)
+        """Whether the browser was sent, and nothing was heard of it yet that can be told to be its own."""
+        return bool(self._token) or self._news is not None
 
-    def send(self, path: str, run: weakref.ref[Any]) -> None:
+    def know(self, browser: str | None) -> None:
+        """Notes what the tab's own browser is known by, None where that is surely nothing."""
+        self._browsers = (self._browsers or frozenset()) | ({browser} if browser is not None else set())
+
+    def send(self, run: weakref.ref[Any]) -> None:
         """Sends the browser, once a run: a newer run would take the element away before it was loaded.
 
         The same element in every run is loaded once. If nothing was heard for a while, another process may have.
 
         Args:
-            path: That of the app, as the browser has it.
             run: The current run.
         """
-        if not self._token or time.time() - self._since > _TRIED_FOR:
-            self._token, self._since = secrets.token_hex(16), time.time()
+        if not self.is_under_way or time.time() - self._since > _TRIED_FOR:
+            relay.errands.pop(self._token, None)
+            self._token, self._since, self._news = secrets.token_hex(16), time.time(), None
             relay.errands[self._token] = self
-        if self._sent.is_first(run):
-            host.fetch(f"{path.rstrip('/')}{relay.ERRAND}?{self._token}")
+        if self._token and self._sent.is_first(run):
+            host.fetch(f"{relay.ERRAND}?{self._token}")
 
     def hear(self, token: str, heard: relay.Heard) -> None:
         """Takes what came of it, unless it was begun anew since.
@@ -66,12 +74,16 @@ class Errand:
 
     def listen(self) -> relay.Heard | None:
         """What was heard of it since this was asked last; calls nothing of Streamlit."""
-        heard, self._news = self._news, None
-        if heard is not None:
-            # What was only just issued may not be what the browser keeps: the next errand tells.
-            self.heard, self.is_due, self.missed = heard, heard.is_issued, 0
+        heard = self._news
+        if heard is None or (heard.signed is not None and self._browsers is None):
+            return None  # the browser's answer is still to tell which one it is
+        if heard.browser not in (self._browsers or ()):
+            heard = replace(heard, signed=None, is_issued=False)
+        # What was only just issued may not be what the browser keeps: the next errand tells.
+        self.heard, self.is_due, self.missed, self._news = heard, heard.is_issued, 0, None
         return heard
 
     def begin_anew(self) -> None:
         """Makes it due, whatever the browser was sent for before."""
+        relay.errands.pop(self._token, None)
         self.is_due, self.heard, self._news, self._token, self._sent = True, None, None, "", host.Once()

@@ -18,6 +18,9 @@ from persist_session.view import UnrestorableError
 
 _log = logging.getLogger(__name__)
 
+_MOST_UNWANTED = 20
+"""How many records of other visitors, who are not to be remembered, one run deletes at most."""
+
 
 @dataclass(slots=True)
 class Home:
@@ -92,10 +95,12 @@ class Home:
         place = self.in_browser()
         if place is None:
             return
-        if place.version() is not None:
-            assert self.settings is not None, "the place is made with them"
-            with place.lock(self.settings.lock_timeout):  # two tabs may come at once
-                _move(place, self._of_user(self.user), caller, options)
+        assert self.settings is not None, "the place is made with them"
+        for each in (self.left(), place):
+            if each is not None and each.version() is not None:
+                with each.lock(self.settings.lock_timeout):  # two tabs may come at once
+                    _move(each, self._of_user(self.user), caller, options)
+        self.bring_along()
         self.drop_cookie()
 
     def _take_over_inherited(self, data: bytes, target: Place, caller: Caller, options: Options) -> None:
@@ -108,6 +113,17 @@ class Home:
         except Exception:
             self.inherited = None  # nobody is to meet the same error at every run
             raise
+
+    def left(self) -> Place | None:
+        """Where the record of a script's own cookie lies, whose state belongs to the server's by now."""
+        return self._at(record_key(self.name, self.binding.left)) if self.binding.left is not None else None
+
+    def bring_along(self) -> None:
+        """Notes that nothing lies there any more."""
+        place = self.left()
+        if place is not None:
+            relay.replaced.put(place.record_key, note=True)
+            self.binding.left = None
 
     # Leaving
 
@@ -122,6 +138,10 @@ class Home:
             StoreError: The store failed; nothing is cleared.
         """
         self.finish_clearing()
+        left = self.left()
+        if left is not None and self.user is None:
+            left.delete()
+            self.bring_along()
         if self.user is not None:
             for each in self._places_of_user(self.user):
                 each.delete()
@@ -151,13 +171,12 @@ class Home:
             _retire(place, self.binding)
             self.binding.cleared = None
         unwanted = relay.unwanted(self.name)
-        for key in unwanted:
+        for key in unwanted.take(_MOST_UNWANTED):
             try:
                 self._at(key).delete()
             except StoreError as error:  # no reason to fail another visitor's run
                 _log.error("The record %s of state %r is to be deleted, and is not yet: %s", key[:8], self.name, error)
-                return
-            unwanted.drop(key)
+                unwanted.put(key, note=True)
 
     def drop_cookie(self) -> None:
         """Lets go of the browser's session id, under which nothing lies any more."""

@@ -194,8 +194,11 @@ def mount(element: Callable[[], Any]) -> Any:
 
 
 def fetch(path: str) -> None:
-    """Has the browser ask the server for a path, cookies and all; the visitor sees nothing of it."""
-    mount(lambda: st.html(f'<img src="{escape(path)}" alt="">'))
+    """Has the browser ask the server for a path of the app, cookies and all; the visitor sees nothing of it.
+
+    Relative to the page, as are Streamlit's own files: which path the app has in the browser, a proxy may decide.
+    """
+    mount(lambda: st.html(f'<img src="{escape(path.lstrip("/"))}" alt="">'))
 
 
 def forget_widget(key: str) -> None:

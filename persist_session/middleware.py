@@ -6,6 +6,7 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 
 from persist_session import host, relay
-from persist_session.cookie_policy import CookiePolicy, check_name, newest, policy, values_in_headers
+from persist_session.cookie_policy import CookiePolicy, check_name, newest, policy, values_beside, values_in_headers
 from persist_session.errors import ConfigurationError, StoreError
 from persist_session.relay import Heard, Outcome
 from persist_session.settings import LONGEST_MAX_AGE, Settings, resolve
@@ -36,15 +37,17 @@ class CookieMiddleware:
 
     `st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"])])`. It issues a cookie with the page
     to whoever has none, and renews it when half of the setting `max_age` is over. Blocks notice by themselves; to have
-    one renewed or replaced under an open page, they have that ask for `/_persist_session`, which this answers. Call
-    `configure` in the file that makes the `st.App`, not in the script: a page is served before the script runs.
+    one renewed or replaced under an open page, they have that ask for `/_persist_session`, which this answers. That a
+    tab and such a request are of one browser, a cookie of its own tells, which is forgotten when the browser is closed.
+    Call `configure` in the file that makes the `st.App`, not in the script: a page is served before the script runs.
 
     Args:
         app: What it wraps.
         names: The names of the states.
-        remember: Tells for each request of a page whether its visitor is to be remembered. Where not, no cookie is set,
-            and one that is there is removed; its record, by the next run that loads this state. By default everybody
-            is remembered. What it raises fails the request.
+        remember: Tells for each request of a page, or of `/_persist_session`, whether its visitor is to be remembered.
+            Where not, no cookie is set. With a page, one that is there is removed; its record, by the next run that
+            loads this state. Not where a link on another site led to the page: browsers keep back what tells then, if
+            it is a SameSite=Strict cookie. By default everybody is remembered. What it raises fails the request.
 
     Raises:
         ConfigurationError: A name makes no sense.
@@ -73,7 +76,7 @@ class CookieMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if _path(request) == relay.ERRAND:
+        if _path(request).endswith(relay.ERRAND):
             await self._finish_errand(request, send)
         elif _asks_for_a_page(request):
             await self._app(scope, receive, self._with_cookies(request, send))
@@ -99,7 +102,7 @@ class CookieMiddleware:
             "headers": [(b"cache-control", b"no-store")],
         }
         token = request.scope["query_string"].decode("latin-1")
-        listener = relay.errands.get(token)
+        listener = relay.errands.pop(token, None) if _is_sent_by_a_page(request) else None
         # Of whichever middleware the state is; this one is the first of them.
         answer = relay.served.get(listener.name) if listener is not None else None
         if listener is not None and answer is not None:
@@ -114,12 +117,27 @@ class CookieMiddleware:
         _add(message, await run_in_threadpool(self._cookies, request))
 
     def _cookies(self, request: Request) -> list[str]:
-        is_remembered = self._asks_to_remember(request)
-        outcomes = (_outcome(name, request, is_remembered=is_remembered, is_errand=False) for name in self._names)
-        return [cookie for outcome in outcomes for cookie in outcome.cookies]
+        settings, cookies = resolve("", host.secrets), list[str]()
+        if self._asks_to_remember(request):
+            for name in self._names:
+                cookies += _remembered(name, request, settings, is_errand=False).cookies
+            return cookies + _introductions(request, settings) if self._names else []
+        # On the way from another site browsers keep back SameSite=Strict cookies; that of a consent may be one.
+        if not _comes_from_elsewhere(request) or _is_embedded(request):
+            for name in self._names:
+                cookies += _forget(name, request, settings)
+            cookies += _removals(request, _browser_policy(request, settings))
+        return cookies
 
     def _answer(self, name: str, request: Request) -> Outcome:
-        return _outcome(name, request, is_remembered=self._asks_to_remember(request), is_errand=True)
+        settings = resolve("", host.secrets)
+        if not self._asks_to_remember(request):
+            return Outcome(Heard(None, is_refused=True), [])
+        browser = _browser(_browser_policy(request, settings), request, settings)
+        if browser is None:
+            return Outcome(Heard(None), [])  # whoever went cannot be told what came of it
+        outcome = _remembered(name, request, settings, is_errand=True)
+        return replace(outcome, heard=replace(outcome.heard, browser=browser))
 
     def _asks_to_remember(self, request: Request) -> bool:
         answer = self._remember is None or self._remember(request)
@@ -137,25 +155,12 @@ def _add(message: Message, cookies: list[str]) -> None:
         headers["cache-control"] = "private, no-store"
 
 
-def _outcome(name: str, request: Request, *, is_remembered: bool, is_errand: bool) -> Outcome:
-    settings = resolve("", host.secrets)
-    cookie = policy(name, _url(request), host.base_path(), settings)
-    # How long a script's cookie lives is the state's own affair; its record goes by that in any case.
-    values = values_in_headers(cookie, request.headers.getlist("cookie"))
-    signed = newest(name, values, settings, LONGEST_MAX_AGE)
-    if signed.partitioned if signed is not None else _is_embedded(request):
-        cookie = cookie.embedded
-    if not is_remembered:
-        _forget(name, signed)
-        return Outcome(Heard(None, is_refused=True), _removals(request, cookie, cookie.beside))
-    if signed is None and (is_errand or (cookie.same_site == "strict" and _comes_from_elsewhere(request))):
-        return Outcome(Heard(None), [])  # an errand can't tell how it is to look; the browser may keep back what it has
-    return _remembered(name, signed, cookie, request, settings)
-
-
-def _remembered(
-    name: str, signed: Signed | None, cookie: CookiePolicy, request: Request, settings: Settings
-) -> Outcome:
+def _remembered(name: str, request: Request, settings: Settings, *, is_errand: bool) -> Outcome:
+    cookie, signed = _found(name, request, settings)
+    if signed is None and (is_errand or _may_be_kept_back(cookie, request)):
+        return Outcome(Heard(None), [])  # an errand can't tell how it is to look
+    if signed is not None and not signed.http_only and is_errand:
+        return Outcome(Heard(signed), [])  # nor here
     session_id = new_session_id() if signed is None else _session_id(name, signed, settings.max_age)
     is_issued = session_id is not None and (signed is None or session_id != signed.session_id)
     cookies = []
@@ -163,17 +168,61 @@ def _remembered(
         signed = Signed(session_id, time.time(), http_only=True, partitioned=cookie.partitioned)
         value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
         cookies.append(cookie.header(value, settings.max_age))
-    if signed is not None and signed.http_only:
+    if signed is not None and signed.http_only and not _is_left(name, signed, cookie, request, settings):
         cookies += _removals(request, cookie.beside)
     return Outcome(Heard(signed, is_issued=is_issued), cookies)
 
 
-def _forget(name: str, signed: Signed | None) -> None:
+def _is_left(name: str, signed: Signed, cookie: CookiePolicy, request: Request, settings: Settings) -> bool:
+    """Whether a script has set a cookie beside the server's, and what lies under its id is still to be brought over."""
+    values = values_beside(cookie, request.headers.getlist("cookie"))
+    beside = newest(name, values, settings, LONGEST_MAX_AGE)
+    if beside is None or beside.session_id == signed.session_id:
+        return False
+    return not relay.replaced.get(record_key(name, beside.session_id))
+
+
+def _found(name: str, request: Request, settings: Settings) -> tuple[CookiePolicy, Signed | None]:
+    """How a state's cookie is to look, and what the browser has."""
+    cookie = policy(name, _url(request), host.base_path(), settings)
+    # How long a script's cookie lives is the state's own affair; its record goes by that in any case.
+    values = values_in_headers(cookie, request.headers.getlist("cookie"))
+    signed = newest(name, values, settings, LONGEST_MAX_AGE)
+    # A script's cookie does not say how it was set.
+    is_embedded = signed.partitioned if signed is not None and signed.http_only else _is_embedded(request)
+    return cookie.embedded if is_embedded else cookie, signed
+
+
+def _forget(name: str, request: Request, settings: Settings) -> list[str]:
     """Has the next run that loads the state delete the record: which store it lies in, scripts know."""
+    cookie, signed = _found(name, request, settings)
     if signed is not None:
         key = record_key(name, signed.session_id)
         relay.unwanted(name).put(key, note=True)
         relay.replaced.put(key, note=True)
+    return _removals(request, cookie, cookie.beside)
+
+
+def _browser_policy(request: Request, settings: Settings) -> CookiePolicy:
+    cookie = policy(relay.BROWSER, _url(request), host.base_path(), settings)
+    return cookie.embedded if _is_embedded(request) else cookie
+
+
+def _browser(cookie: CookiePolicy, request: Request, settings: Settings) -> str | None:
+    """What the browser is known by."""
+    values = values_in_headers(cookie, request.headers.getlist("cookie"))
+    signed = newest(relay.BROWSER, values, settings, LONGEST_MAX_AGE)
+    return signed.session_id if signed is not None else None
+
+
+def _introductions(request: Request, settings: Settings) -> list[str]:
+    """The header by which the browser is known from now on, none where it is already."""
+    cookie = _browser_policy(request, settings)
+    if _browser(cookie, request, settings) is not None or _may_be_kept_back(cookie, request):
+        return []
+    value = sign(relay.BROWSER, new_session_id(), settings.keys)
+    # Scripts may see it: behind a proxy that strips cookies from the websocket, nobody else can tell the tab.
+    return [cookie.header(value, None, http_only=False)]
 
 
 def _removals(request: Request, *cookies: CookiePolicy) -> list[str]:
@@ -193,7 +242,9 @@ def _session_id(name: str, signed: Signed, max_age: float) -> str | None:
     if _is_retired(key):
         relay.replaced.put(key, note=True)
         return new_session_id()
-    relay.replaced.drop(key)  # the browser has it still: the answer that was to replace it did not arrive
+    # The browser has it still: the answer that was to replace or remove it did not arrive.
+    relay.replaced.drop(key)
+    relay.unwanted(name).drop(key)
     return signed.session_id if time.time() - signed.signed_at > max_age / 2 else None
 
 
@@ -239,6 +290,17 @@ def _url(request: Request) -> str:
     scheme = headers.get("x-forwarded-proto", request.scope.get("scheme", "http")).partition(",")[0].strip()
     address = headers.get("x-forwarded-host", headers.get("host", "")).partition(",")[0].strip()
     return f"{scheme}://{address}/"
+
+
+def _is_sent_by_a_page(request: Request) -> bool:
+    """Whether one of the app's own pages makes the request, for an image, as far as the browser tells."""
+    headers = request.headers
+    return headers.get("sec-fetch-site") in ("same-origin", None) and headers.get("sec-fetch-dest") in ("image", None)
+
+
+def _may_be_kept_back(cookie: CookiePolicy, request: Request) -> bool:
+    """Whether the browser may have the cookie though it did not send it."""
+    return cookie.same_site == "strict" and _comes_from_elsewhere(request)
 
 
 def _comes_from_elsewhere(request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 ERRAND = "/_persist_session"
 """The path to which a tab sends its browser on an errand: the middleware sees its HttpOnly cookies, and renews them."""
+
+BROWSER = "persist_session~browser"
+"""The name of the cookie by which a tab and a request are known to be of one browser; no state can be called so."""
 
 _MOST = 100_000
 """How many visitors' notes are kept. A forgotten one leaves a cookie or a record as it is, until it expires."""
@@ -39,10 +42,10 @@ class Notes(Generic[T]):
         """What was noted, or None."""
         return self._notes.get(key)
 
-    def __iter__(self) -> Iterator[str]:
-        """All keys under which something was noted by now."""
+    def take(self, most: int) -> list[str]:
+        """The oldest keys, at most so many, under which nothing is noted any more."""
         with self._lock:
-            return iter(list(self._notes))
+            return [self._notes.popitem(last=False)[0] for _ in range(min(most, len(self._notes)))]
 
     def drop(self, key: str) -> None:
         """Forgets what was noted."""
@@ -58,11 +61,13 @@ class Heard:
         signed: The cookie that the browser has by now, None where it has none.
         is_issued: It has it by this very answer, if that arrives, and no other one comes after it.
         is_refused: The middleware is told not to remember this visitor.
+        browser: What the request's own cookie says of which browser it came from, None where it has none.
     """
 
     signed: Signed | None
     is_issued: bool = False
     is_refused: bool = False
+    browser: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import AppServer, StrippingProxy
-from support.browser import wait_idle, wait_quiet
+from support.browser import eventually, wait_idle, wait_quiet
 from support.server import REPOSITORY
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def test_every_page_fits_and_shows_its_code(chromium: Browser, demo: AppServer, 
         page = context.new_page()
         for path in PAGES:
             open_app(page, f"{demo.url}/{path}")
-            page.get_by_text("The code", exact=True).click()
-            expect_shown(page.get_by_test_id("stCode").get_by_text("persist_session").first)
+            unfold(page, "The code", page.get_by_test_id("stCode").get_by_text("persist_session").first)
             assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
             main = page.get_by_test_id("stMainBlockContainer")
             assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
@@ -204,6 +203,18 @@ def say(page: Page, text: str) -> None:
     page.keyboard.press("Enter")
     expect_shown(message(page, f"You said: {text}"))
     wait_idle(page)
+
+
+def unfold(page: Page, title: str, content: Locator) -> None:
+    """Open an expander and see what is in it; open it again, where a late run of the page closed it."""
+    details = page.locator("details").filter(has_text=title)
+
+    def is_seen() -> bool:
+        if details.get_attribute("open") is None:
+            details.get_by_text(title, exact=True).click()
+        return content.is_visible()
+
+    eventually(page, is_seen)
 
 
 def write(field: Locator, text: str) -> None:

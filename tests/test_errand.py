@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import time_machine
@@ -13,8 +14,9 @@ from persist_session.errand import Errand
 from persist_session.relay import Heard
 from persist_session.signing import Signed
 
-ISSUED = Heard(Signed("a" * 32, 0.0, http_only=True), is_issued=True)
-FOUND = Heard(Signed("a" * 32, 0.0, http_only=True))
+BROWSER = "b" * 32
+ISSUED = Heard(Signed("a" * 32, 0.0, http_only=True), is_issued=True, browser=BROWSER)
+FOUND = Heard(Signed("a" * 32, 0.0, http_only=True), browser=BROWSER)
 
 
 class Run:
@@ -32,13 +34,14 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_what_is_heard_is_told_once(tokens: list[str]) -> None:
     """And is there to be looked at; what was only just issued is looked after once more."""
     errand = Errand("app-state", is_due=True)
+    errand.know(BROWSER)
     assert errand.listen() is None
-    errand.send("/", weakref.ref(Run))
+    errand.send(weakref.ref(Run))
     assert errand.is_under_way
     errand.hear(tokens[0], ISSUED)
     assert (errand.listen(), errand.listen(), errand.heard) == (ISSUED, None, ISSUED)
     assert (errand.is_under_way, errand.is_due) == (False, True)
-    errand.send("/", weakref.ref(Errand))
+    errand.send(weakref.ref(Errand))
     errand.hear(tokens[1], FOUND)
     assert (errand.listen(), errand.is_due) == (FOUND, False)
     assert tokens[0] != tokens[1]
@@ -47,13 +50,61 @@ def test_what_is_heard_is_told_once(tokens: list[str]) -> None:
 def test_what_comes_of_an_older_request_is_not_heard(tokens: list[str]) -> None:
     """It was made for another reason, and saw another state of things."""
     errand = Errand("app-state")
-    errand.send("/", weakref.ref(Run))
+    errand.know(BROWSER)
+    errand.send(weakref.ref(Run))
     errand.begin_anew()
     errand.hear(tokens[0], FOUND)
     assert errand.listen() is None
-    errand.send("/", weakref.ref(Run))
+    errand.send(weakref.ref(Run))
     errand.hear(tokens[1], FOUND)
     assert errand.listen() == FOUND
+
+
+def test_what_another_browser_was_told_is_not_heard(tokens: list[str]) -> None:
+    """Whoever has the address of a tab's request can have somebody else's browser make it."""
+    errand = Errand("app-state", is_due=True)
+    errand.know(BROWSER)
+    errand.send(weakref.ref(Run))
+    errand.hear(tokens[0], replace(ISSUED, browser="c" * 32))
+    heard = errand.listen()
+    assert heard is not None
+    assert (heard.signed, heard.is_issued, errand.heard, errand.is_due) == (None, False, heard, False)
+    unknown = Errand("app-state", is_due=True)
+    unknown.know(None)
+    unknown.send(weakref.ref(Run))
+    unknown.hear(tokens[1], replace(FOUND, browser=None))
+    assert unknown.listen() == replace(FOUND, signed=None, browser=None)
+
+
+def test_what_is_heard_waits_until_the_browser_is_known(tokens: list[str]) -> None:
+    """Behind a proxy that strips cookies, only the browser's answer tells which one it is; a no is for anybody."""
+    errand = Errand("app-state")
+    errand.send(weakref.ref(Run))
+    errand.hear(tokens[0], FOUND)
+    assert errand.listen() is None
+    assert errand.is_under_way
+    errand.send(weakref.ref(Errand))
+    assert len(tokens) == 1, "its answer is there"
+    errand.know(BROWSER)
+    assert (errand.listen(), errand.is_under_way) == (FOUND, False)
+    refused = Errand("app-state")
+    refused.send(weakref.ref(Run))
+    refused.hear(tokens[1], Heard(None, is_refused=True))
+    assert refused.listen() == Heard(None, is_refused=True)
+
+
+def test_requests_of_before_are_not_waited_for(tokens: list[str]) -> None:
+    """However often a tab tries."""
+    runs = [type("Run", (), {}) for _ in range(20)]
+    with time_machine.travel(1e9, tick=False) as clock:
+        errand = Errand("app-state")
+        for run in runs:
+            errand.send(weakref.ref(run))
+            clock.shift(6)
+    assert len(set(tokens)) == 20
+    assert [token for token in tokens if token in relay.errands] == [tokens[-1]]
+    errand.begin_anew()
+    assert tokens[-1] not in relay.errands
 
 
 def test_one_request_stands_on_the_page_for_a_while(tokens: list[str]) -> None:
@@ -62,10 +113,10 @@ def test_one_request_stands_on_the_page_for_a_while(tokens: list[str]) -> None:
     with time_machine.travel(1e9, tick=False) as clock:
         errand = Errand("app-state")
         for run in runs[:3]:
-            errand.send("/shop", weakref.ref(run))
-            errand.send("/shop", weakref.ref(run))
+            errand.send(weakref.ref(run))
+            errand.send(weakref.ref(run))
         clock.shift(6)
-        errand.send("/shop", weakref.ref(runs[3]))
+        errand.send(weakref.ref(runs[3]))
     assert len(tokens) == 4
     assert tokens[:3] == [tokens[0]] * 3 != tokens[1:]
 
@@ -73,7 +124,7 @@ def test_one_request_stands_on_the_page_for_a_while(tokens: list[str]) -> None:
 def test_nothing_is_kept_for_a_tab_that_is_gone(tokens: list[str]) -> None:
     """Its errand goes with it."""
     errand = Errand("app-state")
-    errand.send("/", weakref.ref(Run))
+    errand.send(weakref.ref(Run))
     assert relay.errands.get(tokens[0]) is errand
     del errand
     gc.collect()

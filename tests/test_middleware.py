@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 NAME = "app-state"
 OLD, SECRET, FOREIGN = "o" * 32, "s" * 32, "f" * 32
 KEYS = derive([SECRET])
+KNOWN = "b" * 32
 HOUR = 3600.0
 
 HTML = [(b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-cache"), (b"etag", b'"1"')]
@@ -103,11 +104,19 @@ class Answer:
 
     @property
     def cookies(self) -> dict[str, SetCookie]:
-        """The cookies that it sets or removes, but for Streamlit's own."""
+        """The cookies of states that it sets or removes."""
         found = [SetCookie.parse(header) for header in self.all("set-cookie")]
-        ours = {cookie.name: cookie for cookie in found if not cookie.name.startswith("_streamlit")}
-        assert len(ours) == sum(not cookie.name.startswith("_streamlit") for cookie in found)
-        return ours
+        ours = [
+            cookie for cookie in found if not cookie.name.startswith("_streamlit") and "~browser" not in cookie.name
+        ]
+        assert len({cookie.name for cookie in ours}) == len(ours)
+        return {cookie.name: cookie for cookie in ours}
+
+    @property
+    def introduction(self) -> SetCookie | None:
+        """The cookie by which the browser is known from now on."""
+        found = [SetCookie.parse(header) for header in self.all("set-cookie")]
+        return next((cookie for cookie in found if "~browser" in cookie.name), None)
 
     @property
     def cookie(self) -> SetCookie:
@@ -185,10 +194,12 @@ def get(
     *,
     raw_headers: list[tuple[bytes, bytes]] | None = None,
     cookies: str | list[str] = (),  # type: ignore[assignment]
+    is_known: bool = True,
     **changed: Any,
 ) -> Answer:
-    """Return the answer to a request; `cookies` are one Cookie header or several."""
-    sent_cookies = [cookies] if isinstance(cookies, str) else cookies
+    """Return the answer to a request; `cookies` are one Cookie header or several, beside that of a known browser."""
+    introduced = [f"{relay.BROWSER}={introduction(KNOWN)}"] if is_known else []
+    sent_cookies = [*introduced, *([cookies] if isinstance(cookies, str) else cookies)]
     all_headers = [*({"host": "localhost"} | (headers or {})).items(), *(("cookie", text) for text in sent_cookies)]
     raw = [(key.encode(), value.encode("latin-1")) for key, value in all_headers]
     start = messages_of(app or wrapped(), path, headers=raw if raw_headers is None else raw_headers, **changed)[0]
@@ -199,6 +210,11 @@ def signed(session_id: str, *, ago: float = 0.0, name: str = NAME, secret: str =
     """Return a signed value from that many seconds ago; by default as the server sets it."""
     with time_machine.travel(time.time() - ago, tick=False):
         return sign(name, session_id, derive([secret]), **({"http_only": True} | marks))
+
+
+def introduction(browser: str) -> str:
+    """Return the value by which a browser is known."""
+    return sign(relay.BROWSER, browser, KEYS)
 
 
 def by_script(session_id: str, *, ago: float = 0.0) -> str:
@@ -412,8 +428,8 @@ def test_an_answer_without_our_cookie_is_untouched() -> None:
             await send(message)
         assert repr(sent) == before
 
-    cookie = f"{NAME}={signed(new_session_id())}".encode()
-    got = messages_of(wrapped(app), headers=[(b"host", b"localhost"), (b"cookie", cookie)])
+    cookies = f"{NAME}={signed(new_session_id())}; {relay.BROWSER}={introduction(KNOWN)}".encode()
+    got = messages_of(wrapped(app), headers=[(b"host", b"localhost"), (b"cookie", cookies)])
     assert [message["type"] for message in got] == ["http.response.start", "http.response.body"]
     assert got == sent
 
@@ -733,15 +749,26 @@ def test_the_cookie_that_a_script_set_beside_is_removed_then() -> None:
     """With the attributes that it was set with; nothing else of that kind is."""
     session_id = new_session_id()
     relay.shown.put(record_key(NAME, session_id), note=True)
-    older = signed(new_session_id(), ago=60)
-    sent = f"{NAME}={older}; {NAME}~script={by_script(session_id)}; other~script=1"
-    cookies = get(cookies=sent).cookies
+    cookies = get(cookies=f"{NAME}~script={by_script(session_id)}; other~script=1").cookies
     assert set(cookies) == {NAME, f"{NAME}~script"}
     assert cookies[NAME].session_id == session_id
     assert not cookies[NAME].is_removal
     assert cookies[f"{NAME}~script"].is_removal
     assert cookies[f"{NAME}~script"].value == ""
     assert cookies[f"{NAME}~script"].attributes["path"] == "/"
+
+
+def test_the_servers_cookie_counts_before_a_scripts() -> None:
+    """However new that is; it stays until a script has brought over what lies under its id."""
+    of_server, of_script = new_session_id(), new_session_id()
+    relay.shown.put(record_key(NAME, of_script), note=True)
+    sent = f"{NAME}={signed(of_server, ago=60)}; {NAME}~script={by_script(of_script)}"
+    assert not get(cookies=sent).cookies
+    aging = f"{NAME}={signed(of_server, ago=HOUR / 2 + 60)}; {NAME}~script={by_script(of_script)}"
+    assert get(cookies=aging).cookie.session_id == of_server
+    relay.replaced.put(record_key(NAME, of_script), note=True)
+    (cookie,) = get(cookies=sent).cookies.values()
+    assert (cookie.name, cookie.is_removal) == (f"{NAME}~script", True)
 
 
 def test_how_long_a_scripts_cookie_lives_is_left_to_the_script() -> None:
@@ -809,9 +836,10 @@ def sent(errand: Errand, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Return the token of an errand on which the browser is sent."""
     paths: list[str] = []
     monkeypatch.setattr(host, "fetch", paths.append)
-    errand.send("/shop", weakref.ref(Run))
+    errand.know(KNOWN)
+    errand.send(weakref.ref(Run))
     (path,) = paths
-    assert path.startswith("/shop/_persist_session?")
+    assert path.startswith("/_persist_session?")
     return path.partition("?")[2].encode()
 
 
@@ -850,7 +878,7 @@ def test_a_tab_hears_which_cookies_its_browser_has(
         query_string=token,
         **changed,
     )
-    assert errand.listen() == relay.Heard(unsigned(signed(session_id)))
+    assert errand.listen() == relay.Heard(unsigned(signed(session_id)), browser=KNOWN)
     assert answer.status == 204
     assert {name: cookie.is_removal for name, cookie in answer.cookies.items()} == {f"{NAME}~script": True}
     assert answer.all("cache-control") == [OURS]
@@ -884,7 +912,7 @@ def test_an_errand_does_for_a_cookie_what_a_page_load_does(
 
 
 def test_an_errand_tells_who_is_not_to_be_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And does for them what a page does."""
+    """The next page removes what they have: to withdraw what a page was told is no business of an image."""
     errand, session_id = Errand(NAME), new_session_id()
     token = sent(errand, monkeypatch)
     answer = get(
@@ -894,8 +922,91 @@ def test_an_errand_tells_who_is_not_to_be_remembered(monkeypatch: pytest.MonkeyP
         query_string=token,
     )
     assert errand.listen() == relay.Heard(None, is_refused=True)
-    assert answer.cookie.is_removal
-    assert list(relay.unwanted(NAME)) == [record_key(NAME, session_id)]
+    assert not answer.cookies
+    assert relay.unwanted(NAME).take(9) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_heard"),
+    [
+        ({}, True),  # over plain http, browsers do not say
+        ({"sec-fetch-site": "same-origin", "sec-fetch-dest": "image"}, True),
+        ({"sec-fetch-site": "same-origin", "sec-fetch-dest": "document"}, False),
+        ({"sec-fetch-site": "same-site", "sec-fetch-dest": "image"}, False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}, False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, False),
+        ({"sec-fetch-site": "none", "sec-fetch-dest": "document"}, False),
+    ],
+)
+def test_only_an_image_of_the_apps_own_page_is_an_errand(
+    headers: dict[str, str], monkeypatch: pytest.MonkeyPatch, *, is_heard: bool
+) -> None:
+    """A link, or an image on another site, makes the same request with the visitor's cookies."""
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
+    relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+    answer = get(path="/_persist_session", headers=headers, cookies=f"{NAME}={signed(session_id)}", query_string=token)
+    assert (answer.status, bool(answer.cookies)) == (204, is_heard)
+    assert (errand.listen() is not None) == is_heard
+
+
+def test_an_errand_is_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may be kept, in a history or a log, for longer than its answer is waited for."""
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
+    cookies = f"{NAME}={signed(session_id, ago=HOUR / 2 + 60)}"
+    assert get(path="/_persist_session", cookies=cookies, query_string=token).cookies
+    assert not get(path="/_persist_session", cookies=cookies, query_string=token).cookies
+
+
+@pytest.mark.parametrize("value", [None, "", "x", f"{KNOWN}.a.b", "foreign"])
+def test_an_errand_of_a_browser_that_is_not_known_is_for_nothing(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could tell whose it is: its cookie is not replaced either, since the tab would not hear of it."""
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
+    relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+    value = sign(relay.BROWSER, KNOWN, derive([FOREIGN])) if value == "foreign" else value
+    known_by = "" if value is None else f"{relay.BROWSER}={value}; "
+    cookies = f"{known_by}{NAME}={signed(session_id)}"
+    answer = get(path="/_persist_session", cookies=cookies, query_string=token, is_known=False)
+    assert not answer.cookies
+    assert errand.listen() == relay.Heard(None)
+
+
+def test_a_page_introduces_a_browser_once() -> None:
+    """By a cookie of its own, which scripts see and which goes when the browser is closed."""
+    cookie = get(is_known=False).introduction
+    assert cookie is not None
+    assert cookie.name == relay.BROWSER
+    assert cookie.attributes == {"path": "/", "samesite": "Lax"}
+    assert get(cookies=f"{cookie.name}={cookie.value}", is_known=False).introduction is None
+    other = get(cookies=f"{cookie.name}={cookie.value[:-9]}.aaaaaaaa", is_known=False).introduction
+    assert other is not None
+    assert unsigned(other.value, relay.BROWSER).session_id != unsigned(cookie.value, relay.BROWSER).session_id
+    assert get(wrapped(names=[]), is_known=False).introduction is None
+    assert get(path="/_stcore/health", is_known=False).introduction is None
+
+
+def test_the_browsers_cookie_looks_as_the_states_do() -> None:
+    """Behind TLS nobody can plant one; in a foreign page it is kept; a strict one that is kept back is not replaced."""
+    secure = get(scheme="https", is_known=False).introduction
+    assert secure is not None
+    assert secure.name == f"__Host-{relay.BROWSER}"
+    assert "secure" in secure.attributes
+    embedded = get(headers=IN_A_FOREIGN_PAGE, is_known=False).introduction
+    assert embedded is not None
+    assert embedded.attributes.keys() == {"path", "samesite", "secure", "partitioned"}
+    configure(same_site="strict")
+    assert get(headers={"sec-fetch-site": "cross-site"}, is_known=False).introduction is None
+
+
+def test_a_no_removes_the_browsers_cookie_too() -> None:
+    """Nothing is left of whoever is not to be remembered."""
+    cookie = get(wrapped(remember=never)).introduction
+    assert cookie is not None
+    assert cookie.is_removal
 
 
 @pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
@@ -952,6 +1063,25 @@ def test_a_partitioned_cookie_stays_one(headers: dict[str, str]) -> None:
     assert (again.session_id, again.http_only, again.partitioned) == (session_id, True, True)
 
 
+def test_a_scripts_cookie_of_a_foreign_page_is_made_the_servers_as_browsers_keep_it_there() -> None:
+    """It does not say how it was set; an errand, which can't tell where the page stands, leaves it alone."""
+    session_id = new_session_id()
+    relay.shown.put(record_key(NAME, session_id), note=True)
+    cookie = get(headers=IN_A_FOREIGN_PAGE, cookies=f"{NAME}={by_script(session_id)}").cookie
+    assert cookie.attributes.keys() >= {"partitioned", "secure", "httponly"}
+    assert unsigned(cookie.value).partitioned
+
+
+def test_an_errand_leaves_a_scripts_cookie_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next page makes it the server's."""
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
+    relay.shown.put(record_key(NAME, session_id), note=True)
+    cookies = f"{NAME}={by_script(session_id)}"
+    assert not get(path="/_persist_session", cookies=cookies, query_string=token).cookies
+    assert errand.listen() == relay.Heard(unsigned(by_script(session_id)), browser=KNOWN)
+
+
 def test_a_cookie_of_its_own_page_stays_one() -> None:
     """Where a browser still sends it to a foreign page's frame, it keeps it there, too."""
     session_id = new_session_id()
@@ -982,7 +1112,7 @@ def never(_: Request) -> bool:
 def test_who_is_not_to_be_remembered_gets_no_cookie() -> None:
     """The answer is as the app made it, also for one who has cookies of others."""
     for cookies in ([], ["x=1; other=2"]):
-        answer = get(wrapped(remember=never), cookies=cookies)
+        answer = get(wrapped(remember=never), cookies=cookies, is_known=False)
         assert not answer.cookies
         assert answer.all("cache-control") == ["no-cache"]
 
@@ -998,15 +1128,40 @@ def test_what_there_is_of_them_is_removed(ago: float) -> None:
     assert set(get(wrapped(remember=never), cookies=f"{NAME}={value}").cookies) == {NAME}
 
 
+@pytest.mark.parametrize(
+    ("headers", "is_forgotten"),
+    [
+        ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, False),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        (IN_A_FOREIGN_PAGE, True),
+    ],
+)
+def test_a_link_on_another_site_withdraws_no_consent(headers: dict[str, str], *, is_forgotten: bool) -> None:
+    """A browser keeps a SameSite=Strict cookie back then, that of a consent as well."""
+    session_id = new_session_id()
+    answer = get(wrapped(remember=never), headers=headers, cookies=f"{NAME}={signed(session_id)}")
+    assert bool(answer.cookies) == bool(answer.introduction) == is_forgotten
+    assert bool(relay.unwanted(NAME).take(9)) == is_forgotten
+
+
+def test_a_yes_after_a_no_whose_answer_was_lost_keeps_the_record() -> None:
+    """The browser has its cookie still."""
+    session_id = new_session_id()
+    get(wrapped(remember=never), cookies=f"{NAME}={signed(session_id)}")
+    get(cookies=f"{NAME}={signed(session_id)}")
+    assert relay.unwanted(NAME).take(9) == []
+
+
 def test_their_record_is_named_to_the_scripts() -> None:
     """The middleware does not know the store of each script; a cookie that the server did not sign names no record."""
     session_id = new_session_id()
     get(wrapped(remember=never), cookies=f"{NAME}={new_session_id()}.a.b")
     get(wrapped(remember=never))
-    assert list(relay.unwanted(NAME)) == []
+    assert relay.unwanted(NAME).take(9) == []
     get(wrapped(remember=never), cookies=f"{NAME}={signed(session_id)}")
     get(wrapped(remember=lambda _: True), cookies=f"{NAME}={signed(new_session_id())}")
-    assert list(relay.unwanted(NAME)) == [record_key(NAME, session_id)]
+    assert relay.unwanted(NAME).take(9) == [record_key(NAME, session_id)]
 
 
 def test_a_cookie_of_a_foreign_page_is_removed_as_it_was_set() -> None:
@@ -1137,7 +1292,8 @@ def test_a_real_page_that_the_browser_still_has_brings_a_cookie(server: AppServe
     assert not ask(server, "/", known).cookies
     answer = ask(server, "/", known | {"Accept": "text/html"})
     assert (answer.status, answer.all("cache-control")) == (304, [OURS])
-    there = {"Cookie": f"{answer.cookie.name}={answer.cookie.value}"}
+    assert answer.introduction is not None
+    there = {"Cookie": "; ".join(f"{each.name}={each.value}" for each in (answer.cookie, answer.introduction))}
     again = ask(server, "/", known | {"Accept": "text/html"} | there)
     assert (again.status, again.cookies, OURS in again.all("cache-control")) == (304, {}, False)
 

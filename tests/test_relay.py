@@ -37,20 +37,27 @@ def test_what_was_noted_is_there() -> None:
 
 
 def test_what_was_noted_is_dropped() -> None:
-    """While somebody goes through all of it; to drop what is not there is harmless."""
+    """To drop what is not there is harmless."""
+    notes: Notes[int] = Notes()
+    notes.put("a", 1)
+    notes.drop("a")
+    notes.drop("a")
+    assert notes.get("a") is None
+
+
+def test_keys_are_taken_once_the_oldest_first() -> None:
+    """So that of several runs each handles its own."""
     notes: Notes[int] = Notes()
     for key in "abc":
         notes.put(key, 1)
-    for key in notes:
-        notes.drop(key)
-        notes.drop(key)
-    assert [*notes] == []
+    assert [notes.take(2), notes.take(2), notes.take(2)] == [["a", "b"], ["c"], []]
+    assert notes.get("a") is None
 
 
 def test_unwanted_records_are_noted_by_state() -> None:
     """A run looks at those of the states that it loads, and at no others."""
     relay.unwanted("one").put("a", note=True)
-    assert ([*relay.unwanted("one")], [*relay.unwanted("other")]) == (["a"], [])
+    assert (relay.unwanted("one").take(9), relay.unwanted("other").take(9)) == (["a"], [])
 
 
 def test_every_kind_has_notes_of_its_own() -> None:

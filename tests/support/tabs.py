@@ -55,7 +55,11 @@ class Browser:
         self._middleware: Callable[..., Any] = partial(CookieMiddleware, names=())
 
     def values(self) -> dict[str, str]:
-        """What has not expired."""
+        """The states' cookies that have not expired."""
+        return {name: value for name, value in self.sent().items() if name != relay.BROWSER}
+
+    def sent(self) -> dict[str, str]:
+        """What has not expired, with the cookie by which the server knows the browser."""
         return {name: value for name, (value, expires) in self.cookies.items() if expires > time.time()}
 
     def open(self) -> Tab:
@@ -63,7 +67,7 @@ class Browser:
         return Tab(self)
 
     def seen_by_scripts(self) -> dict[str, str]:
-        """What has not expired, and is not HttpOnly."""
+        """The states' cookies that have not expired, and are not HttpOnly."""
         return {name: value for name, value in self.values().items() if name not in self.http_only}
 
     def load(self, *names: str, remember: Callable[[Request], bool] | None = None) -> Tab:
@@ -74,7 +78,7 @@ class Browser:
 
     def fetch(self, path: str) -> None:
         """Ask the server for a path, through the middleware that the last page came through."""
-        jar = Jar(self.values())
+        jar = Jar(self.sent())
         jar.http_only |= self.http_only
         # In a thread of its own: in that of a test in a browser Playwright's loop runs.
         thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, self._middleware, path)))
@@ -147,7 +151,7 @@ class Tab(Run):
 
     def reconnect(self) -> None:
         """Lose the connection, and shake hands anew."""
-        sent = tuple(f"{name}={value}" for name, value in self._browser.values().items())
+        sent = tuple(f"{name}={value}" for name, value in self._browser.sent().items())
         object.__setattr__(self, "_headers", sent)
 
     def begin(self) -> None:
@@ -182,7 +186,9 @@ class Tab(Run):
 
     def answer(self, key: str) -> dict[str, str] | None:
         """What the browser said to the question of this key."""
-        return self._browser.seen_by_scripts() if self._asked is not None and self._asked[0] == key else None
+        if self._asked is None or self._asked[0] != key:
+            return None
+        return {name: value for name, value in self._browser.sent().items() if name not in self._browser.http_only}
 
     def fetch(self, path: str) -> None:
         """Have the browser ask the server for a path."""
