@@ -116,8 +116,14 @@ class Binding:
         if self.session_id is None:
             self._look_at_answer(self.question.answer(self.name), cookie, settings, max_age)
 
-    def listen(self) -> None:
-        """Takes note of what came of an errand; calls nothing of Streamlit."""
+    def listen(self, *, waits: bool = False) -> None:
+        """Takes note of what came of an errand; calls nothing of Streamlit.
+
+        Args:
+            waits: Whether to give one that is under way a moment to come back.
+        """
+        if waits:
+            self._errand.wait()
         with self._lock:
             self._listen()
 

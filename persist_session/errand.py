@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import weakref
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,9 @@ from persist_session import host, relay
 
 _TRIED_FOR = 5.0
 """Seconds after which an errand of which nothing was heard is begun anew."""
+
+_WAITED_FOR = 1.0
+"""Seconds for which a save waits for an errand at most: browsers come back in some hundredths of one."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -37,6 +41,7 @@ class Errand:
     _since: float = 0.0
     _sent: host.Once = field(default_factory=host.Once)
     _news: relay.Heard | None = field(default=None, repr=False)
+    _is_back: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def is_under_way(self) -> bool:
@@ -58,6 +63,7 @@ class Errand:
         if not self.is_under_way or time.time() - self._since > _TRIED_FOR:
             relay.errands.pop(self._token, None)
             self._token, self._since, self._news = secrets.token_hex(16), time.time(), None
+            self._is_back.clear()
             relay.errands[self._token] = self
         if self._token and self._sent.is_first(run):
             host.fetch(f"{relay.ERRAND}?{self._token}")
@@ -71,6 +77,12 @@ class Errand:
         """
         if token == self._token:
             self._news, self._token = heard, ""
+            self._is_back.set()
+
+    def wait(self) -> None:
+        """Returns as soon as something was heard, if the browser was sent; or after a while."""
+        if self._token:
+            self._is_back.wait(_WAITED_FOR)
 
     def listen(self) -> relay.Heard | None:
         """What was heard of it since this was asked last; calls nothing of Streamlit."""

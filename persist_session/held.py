@@ -404,7 +404,8 @@ class Held:
         """
         if self.is_cleared or self.live is None or self.options is None:
             return
-        self.binding.listen()
+        # Of a state that was cleared: what is saved before the server has replaced the id would keep it.
+        self.binding.listen(waits=self.place is not None and self._is_retired(self.place) and self._is_due(self.live))
         if self._is_elsewhere():  # since this run began: what is saved at its place would be lost
             self._leave(self.live.caller, self.options)
             self.place = self._find_place()
@@ -436,8 +437,14 @@ class Held:
 
         As long as nothing lies under the id of an HttpOnly cookie that was cleared, the server replaces it.
         """
-        is_fresh = self.user is None and self.saved.version is None and not self.is_save_due
-        return is_fresh and relay.retired.get(place.record_key) is not None and self._is_untouched(live)
+        return self._is_retired(place) and not self._is_due(live)
+
+    def _is_retired(self, place: Place) -> bool:
+        is_fresh = self.user is None and self.saved.version is None
+        return is_fresh and relay.retired.get(place.record_key) is not None
+
+    def _is_due(self, live: Live) -> bool:
+        return self.is_save_due or not self._is_untouched(live)
 
     def _note(self, saved: Saved) -> None:
         self.saved = saved

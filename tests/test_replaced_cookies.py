@@ -498,11 +498,14 @@ def test_what_moves_to_the_new_id_is_saved_there(browser: Browser, store: Counti
     assert look(browser.load(NAME)) == (0, ["other", "0", "1", "2"])
 
 
-def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(browser: Browser) -> None:
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(
+    browser: Browser, *, is_cleared: bool
+) -> None:
     """They deleted the cookies of the browser; the tab's errand, to renew its own, finds the one of somebody else."""
     with time_machine.travel(time.time(), tick=False) as clock:
-        left_open = browser.load(NAME)
-        run(left_open, "first visitor's")
+        left_open = cleared(browser) if is_cleared else browser.load(NAME)
+        lost(left_open, "first visitor's")
         browser.cookies.clear()
         browser.http_only.clear()
         clock.shift(600)
@@ -714,6 +717,145 @@ def test_one_connection_without_cookies_hides_nothing(browser: Browser, store: C
         assert look(browser.load(NAME)) == (0, ["book", "pen"])
     assert browser.seen_by_scripts() == {}
     assert keys_of(store) == {key_in(browser)}
+
+
+# A script's cookie beside the server's, of which nothing was heard in time
+
+
+def impatient(browser: Browser) -> tuple[Tab, list[str]]:
+    """Return a tab that never heard of the browser's cookie, so that a script set one, and the errands still to come.
+
+    Under the server's lies "book", under the script's "pen".
+    """
+    run(browser.load(NAME), "book")
+    tab = browser.load(NAME)
+    object.__setattr__(tab, "_headers", ())
+    with sent_later() as errands:
+        for _ in range(6):
+            run(tab)
+        run(tab, "pen")
+    assert len(browser.seen_by_scripts()) == 1
+    return tab, errands
+
+
+def expect_one(browser: Browser, store: CountingStore, *items: str) -> None:
+    """Expect the server's cookie alone, and one record, of these items."""
+    for _ in range(2):
+        assert look(browser.load(NAME)) == (0, [*items])
+    assert browser.seen_by_scripts() == {}
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_an_errand_that_comes_at_last_brings_the_states_together(browser: Browser, store: CountingStore) -> None:
+    """The tab goes on under the server's id, with all that was done under either."""
+    tab, errands = impatient(browser)
+    browser.fetch(errands[-1])
+    assert sorted(run(tab, "ink").items) == ["book", "ink", "pen"]
+    expect_one(browser, store, "book", "pen", "ink")
+
+
+def test_the_next_page_load_brings_the_states_together(browser: Browser, store: CountingStore) -> None:
+    """Of a tab that was closed before."""
+    impatient(browser)
+    assert look(browser.load(NAME)) == (0, ["book", "pen"])
+    expect_one(browser, store, "book", "pen")
+
+
+def test_behind_the_proxy_still_the_next_page_load_does(browser: Browser, store: CountingStore) -> None:
+    """Where the errand tells of the one, and the browser's answer of the other."""
+    impatient(browser)
+    tab = browser.load(NAME)
+    object.__setattr__(tab, "_headers", ())
+    for _ in range(3):
+        run(tab)
+    assert run(tab).items == ["book", "pen"]
+    expect_one(browser, store, "book", "pen")
+
+
+def test_a_clear_clears_both(browser: Browser, store: CountingStore) -> None:
+    """Before either was loaded."""
+    impatient(browser)
+    tab = browser.load(NAME)
+    clear(tab)
+    assert keys_of(store) == set()
+    assert look(tab) == look(browser.load(NAME)) == (0, [])
+
+
+@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
+def test_a_login_and_a_no_are_for_both(browser: Browser, store: CountingStore, options: dict[str, Any]) -> None:
+    """The user gets all of it; who is not to be remembered leaves nothing."""
+    impatient(browser)
+    tab = browser.load(NAME)
+    tab.begin()
+    with persistent_state(NAME, AppState, **options) as state:
+        assert sorted(state.items) == ["book", "pen"]
+    assert len(keys_of(store)) == ("user" in options)
+
+
+def test_a_cookie_that_is_not_known_to_be_alone_is_looked_after(browser: Browser) -> None:
+    """As long as nothing is heard; once it is, no errand is sent any more."""
+    tab = browser.load(NAME)
+    browser.cookies = {name: found for name, found in browser.cookies.items() if name == relay.BROWSER}
+    browser.http_only.clear()
+    object.__setattr__(tab, "_headers", ())
+    with sent_later() as errands:
+        for _ in range(6):
+            run(tab)
+        count = len(errands)
+        run(tab)
+        assert len(errands) == count + 1
+    browser.fetch(errands[-1])
+    with sent_later() as errands:
+        run(tab, "pen")
+        run(tab)
+    assert errands == []
+    assert look(browser.load(NAME)) == (0, ["pen"])
+
+
+# An errand in another visitor's browser
+
+
+@pytest.mark.parametrize("connection", ["without a page", "without its cookies", "with its cookies"])
+def test_who_has_another_visitor_run_their_errand_learns_nothing(browser: Browser, connection: str) -> None:
+    """The address of a hidden request can be handed on as a link or an image: it brings nobody into a foreign state."""
+    tab = browser.load(NAME)
+    run(tab, "diary")
+    attacker = Browser()
+    theirs = attacker.open() if connection == "without a page" else attacker.load(NAME)
+    if connection == "without its cookies":
+        object.__setattr__(theirs, "_headers", ())
+    with sent_later() as errands:
+        run(theirs, "bait")
+        if connection == "with its cookies":
+            clear(theirs)
+        run(theirs)
+    for errand in errands:
+        browser.fetch(errand)
+    assert errands
+    for number in range(6):
+        assert "diary" not in run(theirs, f"{number}").items
+    clear(theirs)
+    assert look(tab) == look(browser.load(NAME)) == (0, ["diary"])
+
+
+def test_a_save_right_after_a_clear_waits_for_the_new_id(
+    browser: Browser, store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that writes in every run would else keep an id for ever that somebody may have copied."""
+    monkeypatch.setattr("persist_session.errand._WAITED_FOR", 30.0)
+    tab = browser.load(NAME)
+    run(tab, "before")
+    old = key_in(browser)
+    tab.begin()
+    with sent_later() as errands:
+        clear_cookie_state(NAME)
+        with persistent_state(NAME, AppState) as state:
+            state.items.append("after")
+            later = threading.Timer(0.2, browser.fetch, errands[-1:])
+            later.start()
+        later.join()
+    assert keys_of(store) == {key_in(browser)} != {old}
+    assert look(browser.load(NAME)) == (0, ["after"])
 
 
 # What an element on the page sets or removes

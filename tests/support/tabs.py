@@ -251,6 +251,7 @@ def pretended(
         patch.setattr(host, "at_end_of_run", lambda run, end: run._ends.append(end))
         patch.setattr("persist_session.cookies._component", lambda **arguments: _tab().mount(**arguments))
         patch.setattr("persist_session.held.sweep_if_due", lambda _: None)
+        patch.setattr("persist_session.errand._WAITED_FOR", 0.05)  # what does not come at once here never does
         patch.setattr("persist_session.settings.resolve", lambda *_: settings)
         patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
         forget_relay(patch)
