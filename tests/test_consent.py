@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -333,6 +334,22 @@ def test_a_no_that_the_middleware_hears_first_removes_the_record(
     writes = store.writes
     assert look(other) == (7, [])
     assert (len(store._records), store.writes) == (1, writes)
+
+
+@pytest.mark.usefixtures("browser")
+def test_no_run_deletes_many_records_of_others(store: CountingStore) -> None:
+    """A crowd that says no at once holds up nobody: each run that loads the state deletes some."""
+    other = remembered(Browser(), Browser.open, count=7)
+    crowd = [Browser() for _ in range(100)]
+    for each in crowd:
+        remembered(each, lambda each: each.load(NAME), items=["book"])
+    for each in crowd:
+        each.load(NAME, remember=lambda _: False)
+    left = [len(store._records)]
+    while left[-1] > 1:
+        assert look(other) == (7, [])
+        left.append(len(store._records))
+    assert all(before - after <= 40 for before, after in itertools.pairwise(left))
 
 
 @pytest.mark.parametrize("remember", [None, "no", 0, lambda: False])

@@ -58,6 +58,10 @@ A = CookiePolicy("a", "/", "lax", secure=False)
         ("http://[::1]:8501/", "/", {}, "app-state-8501"),
         ("https://example.com/", "/", {}, "__Host-app-state"),
         ("https://example.com:8443/", "/", {}, "__Host-app-state-8443"),
+        # as proxies say that name their own port in X-Forwarded-Host; browsers leave it out
+        ("https://example.com:443/", "/", {}, "__Host-app-state"),
+        ("http://example.com:80/", "/", {}, "app-state"),
+        ("http://example.com:443/", "/", {}, "app-state-443"),
         ("https://example.com/app/", "/app", {}, "app-state"),
         ("https://example.com/", "/", {"path": "/app"}, "app-state"),
         ("https://example.com/app/", "/app", {"path": "/"}, "__Host-app-state"),

@@ -861,6 +861,7 @@ def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
         ("/_persist_session", "/", {}),
         ("/shop/_persist_session", "/shop", {}),
         ("/mounted/_persist_session", "/", {"root_path": "/mounted"}),
+        ("/page2/_persist_session", "/", {}),  # of a page whose address ends with a slash
     ],
 )
 def test_a_tab_hears_which_cookies_its_browser_has(
