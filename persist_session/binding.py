@@ -142,12 +142,11 @@ class Binding:
     def _look_at_browser(self, shaken: host.Handshake, settings: Settings) -> None:
         """Notes by what the server knows the tab's browser, as soon as a tab can tell."""
         answer = self.question.answer(self.name)
-        if answer is None and not brings_others(shaken.cookie_headers):
-            return
         cookie = policy(relay.BROWSER, shaken.url, host.base_path(), settings)
         values = [*values_in_headers(cookie, shaken.cookie_headers), *values_in_answer(cookie, answer or {})]
         signed = newest(relay.BROWSER, values, settings, LONGEST_MAX_AGE)
-        self._errand.know(signed.session_id if signed is not None else None)
+        if signed is not None or answer is not None or self.session_id is not None:
+            self._errand.know(signed.session_id if signed is not None else None)
 
     def _look_at_relay(self, session_id: str) -> None:
         key = record_key(self.name, session_id)
