@@ -126,7 +126,6 @@ class CookieMiddleware:
         if not _comes_from_elsewhere(request) or _is_embedded(request):
             for name in self._names:
                 cookies += _forget(name, request, settings)
-            cookies += _removals(request, _browser_policy(request, settings))
         return cookies
 
     def _answer(self, name: str, request: Request) -> Outcome:
@@ -148,8 +147,10 @@ class CookieMiddleware:
 
 def _add(message: Message, cookies: list[str]) -> None:
     headers = MutableHeaders(raw=message["headers"])
+    is_there = {header.partition("=")[0] for header in headers.getlist("set-cookie")}
     for cookie in cookies:
-        headers.append("set-cookie", cookie)
+        if cookie.partition("=")[0] not in is_there:  # another middleware of ours has introduced the browser
+            headers.append("set-cookie", cookie)
     if cookies:
         # A shared cache could hand one visitor's id to many.
         headers["cache-control"] = "private, no-store"

@@ -1003,11 +1003,20 @@ def test_the_browsers_cookie_looks_as_the_states_do() -> None:
     assert get(headers={"sec-fetch-site": "cross-site"}, is_known=False).introduction is None
 
 
-def test_a_no_removes_the_browsers_cookie_too() -> None:
-    """Nothing is left of whoever is not to be remembered."""
-    cookie = get(wrapped(remember=never)).introduction
+def test_several_middlewares_introduce_a_browser_once() -> None:
+    """By one header; one that does not remember the visitor leaves the cookie to the others, and sets none."""
+    both = wrapped(wrapped(answering(), names=["other"]))
+    answer = get(both, is_known=False)
+    assert sum("~browser" in header for header in answer.all("set-cookie")) == 1
+    assert set(answer.cookies) == {NAME, "other"}
+    mixed = wrapped(wrapped(answering(), names=["other"], remember=never))
+    cookie = get(mixed, is_known=False).introduction
     assert cookie is not None
-    assert cookie.is_removal
+    again = get(
+        mixed, cookies=f"{cookie.name}={cookie.value}; other={signed(new_session_id(), name='other')}", is_known=False
+    )
+    assert again.introduction is None
+    assert get(wrapped(remember=never), is_known=False).introduction is None
 
 
 @pytest.mark.parametrize("query", [b"", b"0" * 32, b"\xff", b"a=b"])
@@ -1142,7 +1151,7 @@ def test_a_link_on_another_site_withdraws_no_consent(headers: dict[str, str], *,
     """A browser keeps a SameSite=Strict cookie back then, that of a consent as well."""
     session_id = new_session_id()
     answer = get(wrapped(remember=never), headers=headers, cookies=f"{NAME}={signed(session_id)}")
-    assert bool(answer.cookies) == bool(answer.introduction) == is_forgotten
+    assert bool(answer.cookies) == is_forgotten
     assert bool(relay.unwanted(NAME).take(9)) == is_forgotten
 
 
