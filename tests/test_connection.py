@@ -65,6 +65,7 @@ FORGETFUL = {"server.disconnectedSessionTTL": 0}
 in_time_and_after = pytest.mark.parametrize("options", [{}, FORGETFUL], ids=["in time", "forgotten"])
 
 STATE = "document.querySelector('[data-testid=\"stApp\"]')?.getAttribute('data-test-connection-state')"
+SCRIPT_STATE = "document.querySelector('[data-testid=\"stApp\"]')?.getAttribute('data-test-script-state')"
 
 # In seconds. A page tries to connect again after half a second, and each time waits for twice as long.
 PATIENCE = 40.0
@@ -103,9 +104,13 @@ class Tab:
         self.see(count)
 
     def hold(self, label: str) -> None:
-        """Press a button whose run is held, and return when it is."""
+        """Press a button whose run is held, and return when it is, and the page knows that it runs.
+
+        A page that loses its connection before it has heard of a run asks for none when it is connected again.
+        """
         self.button(label).click()
         eventually(self.page, (self._gates / "held").exists, PATIENCE)
+        self.page.wait_for_function(f"() => {SCRIPT_STATE} === 'running'", timeout=PATIENCE * 1000)
 
     def let_go(self) -> None:
         """Let the held run go on."""
