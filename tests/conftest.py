@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import sync_playwright
 
 from support import AppServer, Visitor, write_app
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     Serve = Callable[..., AppServer]
     Served = Callable[..., AppServer]
     Visit = Callable[..., Visitor]
+
+
+# How long an example takes is the machine's affair.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture

@@ -341,15 +341,19 @@ def leaving(in_each_mode: Served) -> AppServer:
 @pytest.mark.parametrize("way", ["Rerun", "Stop", "Switch"])
 def test_the_first_change_of_a_first_visit_survives(leaving: AppServer, chromium: Browser, way: str) -> None:
     """A click as early as a browser can, which leaves the block by rerun, stop or switch: kept, with its cookie."""
-    heard = 0
+    heard, heard_of = 0, leaving.app.parent / "heard"
     for _ in range(10):
         with chromium.new_context() as context:
             page = context.new_page()
-            is_heard = click_at_once(page, leaving.url, way, leaving.app.parent / "heard")
+            is_heard = click_at_once(page, leaving.url, way, heard_of)
             wait_for_cookie(context, f"app-state-{leaving.port}")
             wait_idle(page)
-            open_app(page, leaving.url)
-            assert shown(page, "log").split()[1:] == [way] * is_heard
+
+            def is_kept(page: Page = page) -> bool:
+                open_app(page, leaving.url)  # a run that the app has heard of may still be on its way
+                return shown(page, "log").split()[1:] == [way] * heard_of.exists()
+
+            eventually(page, is_kept, 60)
         heard += is_heard
         if heard == 3:
             return

@@ -119,6 +119,7 @@ def test_a_clear_is_at_once_and_brings_another_id(server: AppServer, page: Page)
     cookie = cookie_of(page.context, name)
     assert cookie["httpOnly"]
     press(page, "Add")
+    wait_quiet(page)
     press(page, "Look")
     assert run_shown(page) == 4, "one for the reload, three for the clicks"
     assert recorded_text(page, "iframe") == [None]
@@ -134,6 +135,7 @@ def test_what_is_done_after_a_clear_stays(server: AppServer, page: Page) -> None
     press(page, "Add")
     press(page, "Add")
     press(page, "Clear")
+    wait_quiet(page)
     press(page, "Add")
     for _ in range(2):
         reload_app(page)
@@ -150,8 +152,10 @@ def test_two_tabs_have_one_state(server: AppServer, page: Page) -> None:
     assert shown(other, "count") == "Count 2"
     page.bring_to_front()  # a browser draws a page behind another one once a second
     press(page, "Clear")
+    wait_quiet(page)
     other.bring_to_front()
     press(other, "Look")
+    wait_quiet(other)
     assert shown(other, "count") == "Count 0"
     press(other, "Add")
     page.bring_to_front()
@@ -239,6 +243,7 @@ def test_behind_a_stripping_proxy_the_component_takes_over(tmp_path: Path, chrom
             for count in range(3):
                 page.goto(proxy.url)
                 page.get_by_text(f"Count {count}").wait_for()
+                eventually(page, lambda: run_shown(page) > 1)
                 wait_quiet(page)
                 # One more for each answer of the component that was faster than the errand.
                 assert run_shown(page) in range(2, 6)

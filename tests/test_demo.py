@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support import AppServer, StrippingProxy
-from support.browser import eventually, wait_idle, wait_quiet
+from support.browser import eventually, wait_for_cookie, wait_idle, wait_quiet
 from support.server import REPOSITORY
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def test_the_list_and_its_filter_stay(page: Page, address: str) -> None:
     task(page, "Call Ada").wait_for(state="detached")
     page.get_by_test_id("stButtonGroup").get_by_text("Open", exact=True).click()
     task(page, "Buy milk").wait_for(state="detached")
+    wait_idle(page)
     reload(page)
     expect_shown(task(page, "Water the plants"))
     assert task(page, "Buy milk").count() == 0
@@ -83,6 +84,7 @@ def test_the_list_and_its_filter_stay(page: Page, address: str) -> None:
 def test_the_conversation_goes_on(page: Page, address: str) -> None:
     """What was said and answered is there after a reload, and the next line comes behind it."""
     open_app(page, f"{address}/chat")
+    wait_for_cookie(page.context, f"demo-chat-{address.rpartition(':')[2]}")
     say(page, "Hello")
     reload(page)
     expect_shown(message(page, "You said: Hello"))
@@ -137,6 +139,7 @@ def test_the_decorated_class_and_function_stay_and_are_forgotten(page: Page, add
 def test_what_is_kept_is_shown_and_cleared(page: Page, address: str) -> None:
     """A record is described, without its cookie, and gone after a click."""
     open_app(page, f"{address}/chat")
+    wait_for_cookie(page.context, f"demo-chat-{address.rpartition(':')[2]}")
     say(page, "Hello")
     page.get_by_role("link", name="What is kept").click()
     expect_shown(card(page, "Chat").get_by_text("bytes"))
@@ -261,6 +264,7 @@ def expect_shown(found: Locator) -> None:
 def expect_metric(page: Page, value: str) -> None:
     """Wait until the metric shows this value."""
     expect_shown(page.get_by_test_id("stMetricValue").filter(has_text=value))
+    wait_idle(page)  # it is drawn before it is saved
 
 
 def assert_no_exception(page: Page) -> None:

@@ -406,7 +406,7 @@ def test_a_late_save_does_not_bring_a_cleared_state_back(app: AppServer, visit: 
     tab.click("Clear").click("Add")
     folder = app.app.parent
     (folder / "go-on").touch()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (folder / "hold-is-over").exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -455,7 +455,7 @@ def test_streamlits_own_app_test_works(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PERSIST_SESSION_SECRET_KEYS", SECRET)
 
-    test = AppTest.from_string(textwrap.dedent(IN_APP_TEST)).run()
+    test = AppTest.from_string(textwrap.dedent(IN_APP_TEST), default_timeout=60).run()
     for wanted in (1, 2, 3):
         test.button[0].click().run()
         assert not test.exception

@@ -82,7 +82,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str) -> No
         try:
             opener.open(address, timeout=5).close()
             return
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             assert process.poll() is None, "the provider ended"
             assert time.monotonic() < deadline, "the provider did not answer in time"
             time.sleep(0.05)

@@ -250,8 +250,9 @@ def test_two_tabs_share_a_jar(cookies: AppServer, visit: Visit) -> None:
 
 def test_an_iframe_that_goes_before_it_loaded_never_ran(cookies: AppServer, visit: Visit) -> None:
     """With a loading time, a cookie set right before a rerun is lost, as it is in a browser."""
-    tab = visit(cookies, component_delay=0.3).click("Set and rerun")
-    assert tab.jar == {}
+    tab = visit(cookies)
+    tab._options["component_delay"] = 60.0
+    assert tab.click("Set and rerun").jar == {}
 
 
 def test_a_client_without_components(cookies: AppServer, visit: Visit) -> None:
@@ -322,6 +323,7 @@ def test_a_recorder_sees_every_text(counter: AppServer, page: Page) -> None:
     metric = '[data-testid="stMetricValue"]'
     record_text(page, metric)
     open_app(page, counter.url)
+    page.locator(metric).first.get_by_text("0").wait_for()
     page.get_by_role("button", name="Increment").click()
     page.locator(metric).first.get_by_text("1").wait_for()
     assert recorded_text(page, metric)[0] is None

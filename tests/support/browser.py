@@ -37,14 +37,21 @@ _IDLE = """() => {
         && app.getAttribute('data-test-connection-state') === 'CONNECTED';
 }"""
 
+# By the number of looks as well: where the browser has little time, so has what it is still to load. A component is a
+# part of the frontend that is loaded first, then an iframe, which then starts another run.
 _QUIET = """() => {
     const app = document.querySelector('[data-testid="stApp"]');
+    const loads = document.querySelector('[data-testid="stSkeleton"]') !== null
+        || [...document.querySelectorAll('iframe')].some((frame) => frame.contentDocument?.readyState !== 'complete')
+        || [...document.querySelectorAll('img[src*="_persist_session?"]')].some((image) => !image.complete);
     const idle = app?.getAttribute('data-test-script-state') === 'notRunning'
         && app?.getAttribute('data-test-connection-state') === 'CONNECTED';
-    if (!idle || window.__quietSince === undefined) {
+    if (!idle || loads || window.__quietSince === undefined) {
         window.__quietSince = performance.now();
+        window.__looks = 0;
     }
-    return performance.now() - window.__quietSince > 1000;
+    window.__looks += 1;
+    return window.__looks > 40 && performance.now() - window.__quietSince > 1000;
 }"""
 
 # A frame is the finest step that a person can see; a MutationObserver adds what stood between two frames.

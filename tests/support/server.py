@@ -248,7 +248,7 @@ class SecureServer(AppServer):
             try:
                 urllib.request.build_opener(*handlers).open(f"{self.url}/_stcore/health", timeout=5).close()
                 return
-            except (urllib.error.URLError, ConnectionError):
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
                 assert time.monotonic() < deadline, self.logs()
                 time.sleep(0.05)
 
