@@ -62,7 +62,7 @@ METER = """
         def meet(self):
             with meter()["lock"]:
                 others = lambda: set(meter()["begun"][self.at :]) - {self.me}
-                meter()["met"] += bool(meter()["lock"].wait_for(others, 2))
+                meter()["met"] += bool(meter()["lock"].wait_for(others, 0.3))
 
         def __exit__(self, *error):
             with meter()["lock"]:
