@@ -24,7 +24,7 @@ from persist_session.cookie_policy import (
 )
 from persist_session.cookies import Question, send
 from persist_session.errand import Errand
-from persist_session.settings import LONGEST_MAX_AGE, Settings
+from persist_session.settings import Settings
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Binding:
     _removed_until: float = 0.0
     # The server's own cookie.
     _errand: Errand = field(init=False)
+    _was_cleared_unheard: bool = False
     _doubted: Signed | None = field(default=None, repr=False)
     _kept: str | None = field(default=None, repr=False)
 
@@ -108,9 +109,12 @@ class Binding:
         if shaken is None:
             return
         cookie = policy(self.name, shaken.url, host.base_path(), settings)
-        self._look_at_handshake(shaken.cookie_headers, cookie, settings, max_age)
         if self.session_id is None:
             self._look_at_browser(shaken, settings)
+        self._look_at_handshake(shaken.cookie_headers, cookie, settings, max_age)
+        if self.session_id is not None:
+            self._errand.know(None)  # unless it is known by something
+        else:
             self._listen()
             self._look_at_heard(cookie, settings, max_age)
         if self.session_id is None:
@@ -133,8 +137,9 @@ class Binding:
             return
         if heard.signed is not None and heard.signed.http_only:
             if not self.is_http_only:  # a script has set a cookie because this was not heard in time
-                relay.replaced.put(record_key(self.name, self.session_id), note=True)
-                self.is_http_only, self._cookie = True, None
+                self.left, self.is_http_only, self._cookie = self.session_id, True, None
+                if self._was_cleared_unheard:
+                    self.cleared = heard.signed.session_id
             self.session_id, self._signed_at = heard.signed.session_id, heard.signed.signed_at
         elif self.is_http_only:
             self._signed_at = math.inf  # another browser's, since its cookies were deleted, or none: nothing to renew
@@ -144,9 +149,9 @@ class Binding:
         answer = self.question.answer(self.name)
         cookie = policy(relay.BROWSER, shaken.url, host.base_path(), settings)
         values = [*values_in_headers(cookie, shaken.cookie_headers), *values_in_answer(cookie, answer or {})]
-        signed = newest(relay.BROWSER, values, settings, LONGEST_MAX_AGE)
-        if signed is not None or answer is not None or self.session_id is not None:
-            self._errand.know(signed.session_id if signed is not None else None)
+        browser = relay.browser_of(values, settings.keys)
+        if browser is not None or answer is not None:
+            self._errand.know(browser)
 
     def _look_at_relay(self, session_id: str) -> None:
         key = record_key(self.name, session_id)
@@ -307,6 +312,7 @@ class Binding:
     def _let_go(self) -> None:
         self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
         self._errand.heard = None
+        self._errand.know_no_longer()
         self.question.forget(self.name)
 
     def replace_by_server(self) -> None:
@@ -324,7 +330,7 @@ class Binding:
             successor = replace(self, _lock=threading.Lock())
             successor._errand = self._errand  # noqa: SLF001 (of its own class)
             return successor
-        return Binding(
+        successor = Binding(
             self.name,
             self.question,
             retired=self.retired | {self.session_id} if self.session_id is not None else self.retired,
@@ -336,7 +342,11 @@ class Binding:
             _is_outdated=self._is_outdated,
             _sent=self._sent if self._times_sent <= 1 else host.Once(),
             _doubted=self._doubted,
+            _was_cleared_unheard=self._errand.is_due,
         )
+        if self._errand.is_due:  # the browser may have a cookie of the server's, under which something lies
+            successor._errand = self._errand
+        return successor
 
     def talk(self, settings: Settings, max_age: float, run: weakref.ref[Any], is_gone: Callable[[], bool]) -> None:
         """Asks the browser, or sends it the cookie, where that is still to be done in this run.
@@ -357,7 +367,6 @@ class Binding:
         is_served = self.name in relay.served
         asks = self.session_id is None and self._is_to_ask(shaken.cookie_headers)
         if is_served and (self._errand.is_due or asks):
-            self._look_at_browser(shaken, settings)
             self._errand.send(run)
         if asks:
             self.question.ask(self.name, run)

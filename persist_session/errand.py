@@ -36,7 +36,8 @@ class Errand:
     is_due: bool = False
     heard: relay.Heard | None = field(default=None, repr=False)
     missed: int = 0
-    _browsers: frozenset[str] | None = field(default=None, repr=False)
+    _browser: str | None = field(default=None, repr=False)
+    _is_browser_told: bool = False
     _token: str = field(default="", repr=False)
     _since: float = 0.0
     _sent: host.Once = field(default_factory=host.Once)
@@ -49,8 +50,20 @@ class Errand:
         return bool(self._token) or self._news is not None
 
     def know(self, browser: str | None) -> None:
-        """Notes what the tab's own browser is known by, None where that is surely nothing."""
-        self._browsers = (self._browsers or frozenset()) | ({browser} if browser is not None else set())
+        """Notes what the tab's own browser is known by, None where that is surely nothing.
+
+        Once only: after its cookies were deleted a browser may be another visitor's, and connect an old tab anew.
+        """
+        if not self._is_browser_told:
+            self._browser, self._is_browser_told = browser, True
+
+    def know_no_longer(self) -> None:
+        """Has the browser be asked anew what it is known by."""
+        self._browser, self._is_browser_told = None, False
+
+    def is_of(self, browser: str) -> bool:
+        """Whether what is known of the tab's browser allows that it is this one."""
+        return not self._is_browser_told or self._browser == browser
 
     def send(self, run: weakref.ref[Any]) -> None:
         """Sends the browser, once a run: a newer run would take the element away before it was loaded.
@@ -82,14 +95,14 @@ class Errand:
     def wait(self) -> None:
         """Returns as soon as something was heard, if the browser was sent; or after a while."""
         if self._token:
-            self._is_back.wait(_WAITED_FOR)
+            self._is_back.wait(max(self._since + _WAITED_FOR - time.time(), 0.0))
 
     def listen(self) -> relay.Heard | None:
         """What was heard of it since this was asked last; calls nothing of Streamlit."""
         heard = self._news
-        if heard is None or (heard.signed is not None and self._browsers is None):
+        if heard is None or (heard.signed is not None and not self._is_browser_told):
             return None  # the browser's answer is still to tell which one it is
-        if heard.browser not in (self._browsers or ()):
+        if heard.browser is None or heard.browser != self._browser:
             heard = replace(heard, signed=None, is_issued=False)
         # What was only just issued may not be what the browser keeps: the next errand tells.
         self.heard, self.is_due, self.missed, self._news = heard, heard.is_issued, 0, None

@@ -213,13 +213,11 @@ class Held:
         assert self.options is not None, "noted by asked_by"
         self.home.finish_clearing()
         self.home.take_over(caller, self.options)
-        if self.user is None and self.home.left() is not None:
-            self._withdraw(self.home.left(), caller, self.options)
-            self.home.bring_along()
+        if self.remember and self._is_elsewhere():
+            self._leave(caller, self.options)
+        self.home.merge_left(caller, self.options)
         if not self.remember:
             self._forget(caller, self.options)
-        elif self._is_elsewhere():
-            self._leave(caller, self.options)
         self.place = self._find_place()
 
     def _forget(self, caller: Caller, options: Options) -> None:

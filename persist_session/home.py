@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from persist_session import relay
 from persist_session.binding import Binding
@@ -95,13 +95,17 @@ class Home:
         place = self.in_browser()
         if place is None:
             return
-        assert self.settings is not None, "the place is made with them"
         for each in (self.left(), place):
-            if each is not None and each.version() is not None:
-                with each.lock(self.settings.lock_timeout):  # two tabs may come at once
-                    _move(each, self._of_user(self.user), caller, options)
-        self.bring_along()
+            if each is not None:
+                self._move(each, self._of_user(self.user), caller, options)
+        self._bring_along()
         self.drop_cookie()
+
+    def _move(self, place: Place, target: Place, caller: Caller, options: Options) -> None:
+        assert self.settings is not None, "the places are made with them"
+        if place.version() is not None:
+            with place.lock(self.settings.lock_timeout):  # two tabs may come at once
+                _move(place, target, caller, options)
 
     def _take_over_inherited(self, data: bytes, target: Place, caller: Caller, options: Options) -> None:
         try:
@@ -118,7 +122,19 @@ class Home:
         """Where the record of a script's own cookie lies, whose state belongs to the server's by now."""
         return self._at(record_key(self.name, self.binding.left)) if self.binding.left is not None else None
 
-    def bring_along(self) -> None:
+    def merge_left(self, caller: Caller, options: Options) -> None:
+        """Brings what lies there into the browser's state; of two values of one field, the one in that stays.
+
+        Raises:
+            PersistSessionError: See `persistent_state`.
+        """
+        left, place = self.left(), self.in_browser()
+        if left is None or place is None or self.user is not None:
+            return
+        self._move(left, place, caller, replace(options, on_conflict="merge"))
+        self._bring_along()
+
+    def _bring_along(self) -> None:
         """Notes that nothing lies there any more."""
         place = self.left()
         if place is not None:
@@ -138,10 +154,8 @@ class Home:
             StoreError: The store failed; nothing is cleared.
         """
         self.finish_clearing()
-        left = self.left()
-        if left is not None and self.user is None:
-            left.delete()
-            self.bring_along()
+        if self.user is None:
+            self._clear_left()
         if self.user is not None:
             for each in self._places_of_user(self.user):
                 each.delete()
@@ -168,15 +182,23 @@ class Home:
         if self.binding.cleared is not None:
             place = self._at(record_key(self.name, self.binding.cleared))
             place.delete()
+            self._clear_left()
             _retire(place, self.binding)
             self.binding.cleared = None
         unwanted = relay.unwanted(self.name)
-        for key in unwanted.take(_MOST_UNWANTED):
+        for key in (key for _ in range(_MOST_UNWANTED) for key in unwanted.take(1)):
             try:
                 self._at(key).delete()
             except StoreError as error:  # no reason to fail another visitor's run
                 _log.error("The record %s of state %r is to be deleted, and is not yet: %s", key[:8], self.name, error)
                 unwanted.put(key, note=True)
+                return
+
+    def _clear_left(self) -> None:
+        left = self.left()
+        if left is not None:
+            left.delete()
+            self._bring_along()
 
     def drop_cookie(self) -> None:
         """Lets go of the browser's session id, under which nothing lies any more."""

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from persist_session import host, relay
 from persist_session.cookie_policy import CookiePolicy, check_name, newest, policy, values_beside, values_in_headers
 from persist_session.errors import ConfigurationError, StoreError
-from persist_session.relay import Heard, Outcome
+from persist_session.relay import Heard, Listener, Outcome
 from persist_session.settings import LONGEST_MAX_AGE, Settings, resolve
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
@@ -106,7 +106,7 @@ class CookieMiddleware:
         # Of whichever middleware the state is; this one is the first of them.
         answer = relay.served.get(listener.name) if listener is not None else None
         if listener is not None and answer is not None:
-            outcome = await run_in_threadpool(answer, request)
+            outcome = await run_in_threadpool(answer, request, listener)
             _add(message, outcome.cookies)
             listener.hear(token, outcome.heard)
         await send(message)
@@ -122,19 +122,17 @@ class CookieMiddleware:
             for name in self._names:
                 cookies += _remembered(name, request, settings, is_errand=False).cookies
             return cookies + _introductions(request, settings) if self._names else []
-        # On the way from another site browsers keep back SameSite=Strict cookies; that of a consent may be one.
-        if not _comes_from_elsewhere(request) or _is_embedded(request):
-            for name in self._names:
-                cookies += _forget(name, request, settings)
+        for name in self._names:
+            cookies += _forget(name, request, settings)
         return cookies
 
-    def _answer(self, name: str, request: Request) -> Outcome:
+    def _answer(self, name: str, request: Request, listener: Listener) -> Outcome:
         settings = resolve("", host.secrets)
         if not self._asks_to_remember(request):
             return Outcome(Heard(None, is_refused=True), [])
         browser = _browser(_browser_policy(request, settings), request, settings)
-        if browser is None:
-            return Outcome(Heard(None), [])  # whoever went cannot be told what came of it
+        if browser is None or not listener.is_of(browser):
+            return Outcome(Heard(None), [])  # it is none of the tab's business: nothing is replaced that it can't know
         outcome = _remembered(name, request, settings, is_errand=True)
         return replace(outcome, heard=replace(outcome.heard, browser=browser))
 
@@ -197,6 +195,9 @@ def _found(name: str, request: Request, settings: Settings) -> tuple[CookiePolic
 def _forget(name: str, request: Request, settings: Settings) -> list[str]:
     """Has the next run that loads the state delete the record: which store it lies in, scripts know."""
     cookie, signed = _found(name, request, settings)
+    is_partitioned = settings.partitioned or (signed is not None and signed.partitioned)
+    if _comes_from_elsewhere(request) and not is_partitioned:
+        return []  # browsers may keep back there what tells of a consent, as a SameSite=Strict cookie
     if signed is not None:
         key = record_key(name, signed.session_id)
         relay.unwanted(name).put(key, note=True)
@@ -211,9 +212,7 @@ def _browser_policy(request: Request, settings: Settings) -> CookiePolicy:
 
 def _browser(cookie: CookiePolicy, request: Request, settings: Settings) -> str | None:
     """What the browser is known by."""
-    values = values_in_headers(cookie, request.headers.getlist("cookie"))
-    signed = newest(relay.BROWSER, values, settings, LONGEST_MAX_AGE)
-    return signed.session_id if signed is not None else None
+    return relay.browser_of(values_in_headers(cookie, request.headers.getlist("cookie")), settings.keys)
 
 
 def _introductions(request: Request, settings: Settings) -> list[str]:

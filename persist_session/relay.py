@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from persist_session.signing import Signed
+from persist_session.signing import Signed, unsign
+
+if TYPE_CHECKING:
+    from persist_session.keys import Keys
 
 T = TypeVar("T")
 
@@ -21,6 +25,13 @@ BROWSER = "persist_session~browser"
 
 _MOST = 100_000
 """How many visitors' notes are kept. A forgotten one leaves a cookie or a record as it is, until it expires."""
+
+
+def browser_of(values: Iterable[str], keys: Keys) -> str | None:
+    """What a browser is known by; None where its cookies do not say, or say several things: one may be planted."""
+    signed = (unsign(BROWSER, value, keys, math.inf) for value in values)
+    found = {each.session_id for each in signed if each is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 class Notes(Generic[T]):
@@ -90,11 +101,14 @@ class Listener(Protocol):
     def name(self) -> str:
         """The state's."""
 
+    def is_of(self, browser: str) -> bool:
+        """Whether it may be a tab of this browser."""
+
     def hear(self, token: str, heard: Heard) -> None:
         """Takes it, from any thread."""
 
 
-served: dict[str, Callable[[Any], Outcome]] = {}
+served: dict[str, Callable[[Any, Listener], Outcome]] = {}
 """The names whose cookies a middleware sets, each with what answers an errand's request for it."""
 
 shown: Notes[bool] = Notes()

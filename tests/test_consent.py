@@ -16,6 +16,7 @@ from persist_session import (
     clear_cookie_state,
     load_state,
     persistent_state,
+    relay,
     save_state,
     state_info,
 )
@@ -321,12 +322,17 @@ def test_a_no_that_the_middleware_hears_first_removes_the_record(
     tab = browser.load(NAME, remember=lambda _: False)
     assert browser.values() == {}
 
+    refused: list[object] = []
+
     def refuse(*_: object) -> None:
+        refused.append(_)
         raise StoreError("on purpose")
 
     with monkeypatch.context() as patch:
         patch.setattr(CountingStore, "delete", refuse)
+        relay.unwanted(NAME).put("0" * 64, note=True)
         assert look(other) == (7, [])
+    assert len(refused) <= 2, "it is asked once more, not for every record"
     assert len(store._records) == 2
     assert look(tab, remember=remember) == (0, [])
     assert len(store._records) == 1

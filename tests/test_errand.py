@@ -76,6 +76,33 @@ def test_what_another_browser_was_told_is_not_heard(tokens: list[str]) -> None:
     assert unknown.listen() == replace(FOUND, signed=None, browser=None)
 
 
+def test_a_browser_is_known_once(tokens: list[str]) -> None:
+    """An old tab may connect anew when its browser's cookies are somebody else's by now."""
+    for first in (BROWSER, None):
+        errand = Errand("app-state")
+        errand.know(first)
+        errand.know("c" * 32)
+        assert (errand.is_of(BROWSER), errand.is_of("c" * 32)) == (first == BROWSER, False)
+        errand.know_no_longer()
+        assert errand.is_of("c" * 32)
+        errand.know("c" * 32)
+        errand.send(weakref.ref(Run))
+        errand.hear(tokens[-1], replace(FOUND, browser="c" * 32))
+        assert errand.listen() == replace(FOUND, browser="c" * 32)
+
+
+def test_a_wait_counts_from_when_the_browser_was_sent(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So several states, or several saves, wait for no longer than one; where nobody was sent, nobody waits."""
+    monkeypatch.setattr("persist_session.errand._WAITED_FOR", 1000.0)
+    with time_machine.travel(1e9, tick=False) as clock:
+        errand = Errand("app-state")
+        errand.wait()
+        errand.send(weakref.ref(Run))
+        clock.shift(1000)
+        errand.wait()
+    assert len(tokens) == 1
+
+
 def test_what_is_heard_waits_until_the_browser_is_known(tokens: list[str]) -> None:
     """Behind a proxy that strips cookies, only the browser's answer tells which one it is; a no is for anybody."""
     errand = Errand("app-state")

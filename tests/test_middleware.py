@@ -976,6 +976,33 @@ def test_an_errand_of_a_browser_that_is_not_known_is_for_nothing(
     assert errand.listen() == relay.Heard(None)
 
 
+def test_an_errand_of_a_browser_of_two_names_is_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the two was planted, by a sibling domain or on another path."""
+    errand, session_id = Errand(NAME), new_session_id()
+    token = sent(errand, monkeypatch)
+    relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+    cookies = f"{relay.BROWSER}={introduction('c' * 32)}; {NAME}={signed(session_id)}"
+    assert not get(path="/_persist_session", cookies=cookies, query_string=token).cookies
+    assert errand.listen() == relay.Heard(None)
+
+
+def test_an_errand_replaces_nothing_for_another_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tab would not hear of it; a tab that does not know its browser yet may be of this one."""
+    for is_known in (True, False):
+        errand, session_id = Errand(NAME), new_session_id()
+        if is_known:
+            errand.know("c" * 32)
+        else:
+            errand.know_no_longer()
+        paths: list[str] = []
+        monkeypatch.setattr(host, "fetch", paths.append)
+        errand.send(weakref.ref(Run))
+        relay.retired.put(record_key(NAME, session_id), note=lambda: True)
+        token = paths[0].partition("?")[2].encode()
+        cookies = f"{NAME}={signed(session_id)}"
+        assert bool(get(path="/_persist_session", cookies=cookies, query_string=token).cookies) == (not is_known)
+
+
 def test_a_page_introduces_a_browser_once() -> None:
     """By a cookie of its own, which scripts see and which goes when the browser is closed."""
     cookie = get(is_known=False).introduction
@@ -1144,11 +1171,11 @@ def test_what_there_is_of_them_is_removed(ago: float) -> None:
         ({"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}, False),
         ({"sec-fetch-site": "same-site"}, True),
         ({"sec-fetch-site": "none"}, True),
-        (IN_A_FOREIGN_PAGE, True),
+        (IN_A_FOREIGN_PAGE, False),
     ],
 )
-def test_a_link_on_another_site_withdraws_no_consent(headers: dict[str, str], *, is_forgotten: bool) -> None:
-    """A browser keeps a SameSite=Strict cookie back then, that of a consent as well."""
+def test_another_site_withdraws_no_consent(headers: dict[str, str], *, is_forgotten: bool) -> None:
+    """By a link or an iframe: browsers keep back cookies then, that of a consent as well."""
     session_id = new_session_id()
     answer = get(wrapped(remember=never), headers=headers, cookies=f"{NAME}={signed(session_id)}")
     assert bool(answer.cookies) == is_forgotten
@@ -1174,10 +1201,11 @@ def test_their_record_is_named_to_the_scripts() -> None:
     assert relay.unwanted(NAME).take(9) == [record_key(NAME, session_id)]
 
 
-def test_a_cookie_of_a_foreign_page_is_removed_as_it_was_set() -> None:
+@pytest.mark.parametrize("headers", [{}, IN_A_FOREIGN_PAGE])
+def test_a_cookie_of_a_foreign_page_is_removed_as_it_was_set(headers: dict[str, str]) -> None:
     """One that is not Partitioned lies elsewhere."""
     value = signed(new_session_id(), partitioned=True)
-    cookie = get(wrapped(remember=never), cookies=f"{NAME}={value}").cookie
+    cookie = get(wrapped(remember=never), headers=headers, cookies=f"{NAME}={value}").cookie
     assert cookie.is_removal
     assert cookie.attributes.keys() >= {"partitioned", "secure"}
     assert cookie.attributes["samesite"] == "None"

@@ -21,6 +21,7 @@ from persist_session import (
     save_state,
     state_info,
 )
+from persist_session.errors import StoreError
 from persist_session.signing import record_key
 from support.records import CountingStore
 from support.tabs import AppState, Browser, Tab, pretended
@@ -498,9 +499,10 @@ def test_what_moves_to_the_new_id_is_saved_there(browser: Browser, store: Counti
     assert look(browser.load(NAME)) == (0, ["other", "0", "1", "2"])
 
 
+@pytest.mark.parametrize("is_connected_anew", [False, True])
 @pytest.mark.parametrize("is_cleared", [False, True])
 def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(
-    browser: Browser, *, is_cleared: bool
+    browser: Browser, *, is_cleared: bool, is_connected_anew: bool
 ) -> None:
     """They deleted the cookies of the browser; the tab's errand, to renew its own, finds the one of somebody else."""
     with time_machine.travel(time.time(), tick=False) as clock:
@@ -511,6 +513,8 @@ def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(
         clock.shift(600)
         second = browser.load(NAME)
         run(second, "second visitor's")
+        if is_connected_anew:
+            left_open.reconnect()
         for _ in range(3):
             run(left_open)
         assert look(second) == (0, ["second visitor's"])
@@ -772,13 +776,66 @@ def test_behind_the_proxy_still_the_next_page_load_does(browser: Browser, store:
     expect_one(browser, store, "book", "pen")
 
 
-def test_a_clear_clears_both(browser: Browser, store: CountingStore) -> None:
-    """Before either was loaded."""
+def test_two_tabs_bring_them_together_once(browser: Browser, store: CountingStore) -> None:
+    """They may come in the same moment."""
+    impatient(browser)
+    one, two = browser.load(NAME), browser.load(NAME)
+    delete, threads = CountingStore.delete, list[threading.Thread]()
+
+    def interrupted(self: CountingStore, name: str, key: str) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=run, args=[two]))
+            threads[0].start()
+            threads[0].join(0.2)  # it may wait for this one
+        delete(self, name, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CountingStore, "delete", interrupted)
+        run(one)
+    threads[0].join()
+    assert sorted(look(one)[1]) == sorted(look(two)[1]) == ["book", "pen"]
+    expect_one(browser, store, "book", "pen")
+
+
+def test_a_store_that_fails_meanwhile_loses_neither(browser: Browser, store: CountingStore) -> None:
+    """What lies under the script's id goes only when it is under the server's."""
+    impatient(browser)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("on purpose")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CountingStore, "write", refuse)
+        with pytest.raises(StoreError):
+            run(browser.load(NAME))
+    expect_one(browser, store, "book", "pen")
+
+
+@pytest.mark.parametrize("is_stripped", [False, True])
+def test_a_clear_clears_both(browser: Browser, store: CountingStore, *, is_stripped: bool) -> None:
+    """Before either was loaded, and before the browser was known."""
     impatient(browser)
     tab = browser.load(NAME)
+    if is_stripped:
+        object.__setattr__(tab, "_headers", ())
     clear(tab)
-    assert keys_of(store) == set()
-    assert look(tab) == look(browser.load(NAME)) == (0, [])
+    for _ in range(3):
+        assert look(tab) == (0, [])
+    assert look(browser.load(NAME)) == (0, [])
+    assert keys_of(store) <= {key_in(browser)}
+
+
+def test_a_clear_that_knows_of_one_clears_the_other_too(browser: Browser, store: CountingStore) -> None:
+    """As soon as that is heard of."""
+    tab, _ = impatient(browser)
+    with sent_later() as errands:
+        clear(tab)
+        look(tab)
+    browser.fetch(errands[-1])
+    for _ in range(3):
+        assert look(tab) == (0, [])
+    assert look(browser.load(NAME)) == (0, [])
+    assert keys_of(store) <= {key_in(browser)}
 
 
 @pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
