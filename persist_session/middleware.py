@@ -38,16 +38,16 @@ class CookieMiddleware:
     `st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"])])`. It issues a cookie with the page
     to whoever has none, and renews it when half of the setting `max_age` is over. Blocks notice by themselves; to have
     one renewed or replaced under an open page, they have that ask for `/_persist_session`, which this answers. That a
-    tab and such a request are of one browser, a cookie of its own tells, which is forgotten when the browser is closed.
+    tab and such a request are of one browser, a session cookie tells, `persist_session~browser`.
     Call `configure` in the file that makes the `st.App`, not in the script: a page is served before the script runs.
 
     Args:
         app: What it wraps.
         names: The names of the states.
         remember: Tells for each request of a page, or of `/_persist_session`, whether its visitor is to be remembered.
-            Where not, no cookie is set. With a page, one that is there is removed; its record, by the next run that
-            loads this state. Not where a link on another site led to the page: browsers keep back what tells then, if
-            it is a SameSite=Strict cookie. By default everybody is remembered. What it raises fails the request.
+            Where not, no cookie is set. With a page, a state's cookie that is there is removed; its record, by the next
+            run that loads this state. Not where another site led to the page: browsers keep back some cookies then, and
+            with them what tells. By default everybody is remembered. What it raises fails the request.
 
     Raises:
         ConfigurationError: A name makes no sense.

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from persist_session import relay
+from persist_session.keys import derive
 from persist_session.relay import Notes
+from persist_session.signing import sign
 from support.tabs import forget_relay
 
 
@@ -117,3 +119,14 @@ def test_threads_do_not_get_in_each_others_way(monkeypatch: pytest.MonkeyPatch) 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(note, range(4)))
     assert len(notes._notes) == 1
+
+
+def test_a_browser_of_several_names_is_not_known() -> None:
+    """One of them was planted; what was not signed here is no name."""
+    keys, one, other = derive(["k" * 32]), "a" * 32, "b" * 32
+    values = [sign(relay.BROWSER, one, keys), sign(relay.BROWSER, other, keys)]
+    assert relay.browser_of([], keys) is None
+    assert relay.browser_of(["x", sign(relay.BROWSER, other, derive(["f" * 32])), values[0]], keys) == one
+    assert relay.browser_of([values[0], values[0]], keys) == one
+    for several in (values, values[::-1]):
+        assert relay.browser_of(several, keys) is None

@@ -520,6 +520,28 @@ def test_a_tab_that_somebody_left_open_stays_out_of_the_next_visitors_state(
         assert look(second) == (0, ["second visitor's"])
 
 
+def test_a_tab_of_a_browser_that_was_not_known_stays_out_too(browser: Browser) -> None:
+    """Such a tab was open before the server introduced browsers; another visitor's cookies are no introduction."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        browser.load(NAME)
+        del browser.cookies[relay.BROWSER]
+        left_open = browser.open()
+        run(left_open, "first visitor's")
+        browser.cookies.clear()
+        browser.http_only.clear()
+        clock.shift(600)
+        second = browser.load(NAME)
+        run(second, "second visitor's")
+        left_open.reconnect()
+        for _ in range(3):
+            run(left_open)
+            clock.shift(6)
+        with sent_later() as errands:
+            run(left_open)
+        assert errands == [], "nothing can come of one"
+        assert look(second) == (0, ["second visitor's"])
+
+
 @pytest.mark.parametrize("is_served", [True, False])
 def test_a_cookie_that_is_gone_is_not_renewed_at_every_run(browser: Browser, *, is_served: bool) -> None:
     """Nor is anything asked of a server that has no middleware for the name any more."""
@@ -780,17 +802,17 @@ def test_two_tabs_bring_them_together_once(browser: Browser, store: CountingStor
     """They may come in the same moment."""
     impatient(browser)
     one, two = browser.load(NAME), browser.load(NAME)
-    delete, threads = CountingStore.delete, list[threading.Thread]()
+    set_aside, threads = CountingStore.set_aside, list[threading.Thread]()
 
-    def interrupted(self: CountingStore, name: str, key: str) -> None:
+    def interrupted(self: CountingStore, *args: Any, **options: Any) -> None:
         if not threads:
             threads.append(threading.Thread(target=run, args=[two]))
             threads[0].start()
-            threads[0].join(0.2)  # it may wait for this one
-        delete(self, name, key)
+            threads[0].join(0.05)  # it may wait for this one
+        set_aside(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CountingStore, "delete", interrupted)
+        patch.setattr(CountingStore, "set_aside", interrupted)
         run(one)
     threads[0].join()
     assert sorted(look(one)[1]) == sorted(look(two)[1]) == ["book", "pen"]
