@@ -61,6 +61,17 @@ class Errand:
         """Has the browser be asked anew what it is known by."""
         self._browser, self._is_browser_told = None, False
 
+    def follow(self, heard: relay.Heard) -> relay.Heard | None:
+        """What a page load came to, if this tab's browser loaded the page: an errand is to confirm it then.
+
+        Args:
+            heard: What it came to.
+        """
+        if heard.signed is None or self._browser is None or heard.browser != self._browser:
+            return None
+        self.is_due = True
+        return heard
+
     def is_of(self, browser: str) -> bool:
         """Whether what is known of the tab's browser allows that it is this one."""
         return not self._is_browser_told or self._browser == browser

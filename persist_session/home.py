@@ -138,7 +138,7 @@ class Home:
         """Notes that nothing lies there any more."""
         place = self.left()
         if place is not None:
-            relay.replaced.put(place.record_key, note=True)
+            relay.replaced.put(place.record_key, relay.Heard(None))
             self.binding.left = None
 
     # Leaving

@@ -164,9 +164,13 @@ def _remembered(name: str, request: Request, settings: Settings, *, is_errand: b
     is_issued = session_id is not None and (signed is None or session_id != signed.session_id)
     cookies = []
     if session_id is not None:
+        old = signed
         signed = Signed(session_id, time.time(), http_only=True, partitioned=cookie.partitioned)
         value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
         cookies.append(cookie.header(value, settings.max_age))
+        if old is not None and is_issued:
+            browser = _browser(_browser_policy(request, settings), request, settings)
+            relay.replaced.put(record_key(name, old.session_id), Heard(signed, is_issued=True, browser=browser))
     if signed is not None and signed.http_only and not _is_left(name, signed, cookie, request, settings):
         cookies += _removals(request, cookie.beside)
     return Outcome(Heard(signed, is_issued=is_issued), cookies)
@@ -201,7 +205,7 @@ def _forget(name: str, request: Request, settings: Settings) -> list[str]:
     if signed is not None:
         key = record_key(name, signed.session_id)
         relay.unwanted(name).put(key, note=True)
-        relay.replaced.put(key, note=True)
+        relay.replaced.put(key, Heard(None))
     return _removals(request, cookie, cookie.beside)
 
 
@@ -240,7 +244,6 @@ def _session_id(name: str, signed: Signed, max_age: float) -> str | None:
         relay.promoted.put(key, note=True)
         return signed.session_id
     if _is_retired(key):
-        relay.replaced.put(key, note=True)
         return new_session_id()
     # The browser has it still: the answer that was to replace or remove it did not arrive.
     relay.replaced.drop(key)

@@ -120,8 +120,11 @@ promoted: Notes[bool] = Notes()
 retired: Notes[Callable[[], bool]] = Notes()
 """The ids whose state was cleared, each with what tells whether it is still as good as new."""
 
-replaced: Notes[bool] = Notes()
-"""The ids whose HttpOnly cookie the browser has no longer: a tab whose handshake shows one is outdated."""
+replaced: Notes[Heard] = Notes()
+"""The ids whose HttpOnly cookie the browser has no longer, each with what it has instead.
+
+A tab whose handshake shows one is outdated.
+"""
 
 errands: weakref.WeakValueDictionary[str, Listener] = weakref.WeakValueDictionary()
 """Who waits for what comes of an errand, by its token; closed tabs do not any more."""

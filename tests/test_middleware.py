@@ -766,7 +766,7 @@ def test_the_servers_cookie_counts_before_a_scripts() -> None:
     assert not get(cookies=sent).cookies
     aging = f"{NAME}={signed(of_server, ago=HOUR / 2 + 60)}; {NAME}~script={by_script(of_script)}"
     assert get(cookies=aging).cookie.session_id == of_server
-    relay.replaced.put(record_key(NAME, of_script), note=True)
+    relay.replaced.put(record_key(NAME, of_script), relay.Heard(None))
     (cookie,) = get(cookies=sent).cookies.values()
     assert (cookie.name, cookie.is_removal) == (f"{NAME}~script", True)
 
@@ -851,8 +851,12 @@ def test_scripts_learn_which_ids_a_page_replaced(is_unused: bool) -> None:
     relay.retired.put(key, note=lambda: is_unused)
     get(cookies=f"{NAME}={signed(new_session_id())}")
     assert relay.replaced.get(key) is None
-    get(cookies=f"{NAME}={signed(session_id)}")
-    assert relay.replaced.get(key) is (True if is_unused else None)
+    cookies = get(cookies=f"{NAME}={signed(session_id)}").cookies
+    found = relay.replaced.get(key)
+    assert (found is not None) == is_unused
+    if found is not None:
+        assert found.signed is not None
+        assert (found.signed.session_id, found.browser) == (cookies[NAME].session_id, KNOWN)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def sent_later() -> Iterator[list[str]]:
         yield errands
 
 
+def unintroduced(key: str) -> None:
+    """Have the page that replaced this id have come to a browser that was not known by then: no tab can follow it."""
+    assert relay.replaced.get(key) is not None
+    relay.replaced.put(key, relay.Heard(None))
+
+
 # The tab that clears
 
 
@@ -282,10 +288,43 @@ def test_what_was_saved_in_that_very_moment_comes_along(browser: Browser, store:
     assert keys_of(store) == {key_in(browser)}
 
 
+def test_what_is_saved_while_a_page_is_loaded_is_on_it(browser: Browser, store: CountingStore) -> None:
+    """A visitor who clears and reloads at once: the run that goes on meanwhile saves where the new page looks."""
+    tab = cleared(browser)
+    tab.begin()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tab, "fetch", lambda *_: None)
+        with persistent_state(NAME, AppState) as state:
+            state.items.append("after")
+            page = browser.load(NAME)
+    assert look(page) == (0, ["after"])
+    assert keys_of(store) == {key_in(browser)}
+
+
+def test_nobody_follows_who_only_knows_the_old_id(browser: Browser) -> None:
+    """Who copied a cookie, and has a tab open with it, is out as soon as its visitor has cleared and reloaded."""
+    tab = browser.load(NAME)
+    run(tab, "before")
+    thief = Browser()
+    thief.load(NAME)
+    thief.cookies |= {name: found for name, found in browser.cookies.items() if name != relay.BROWSER}
+    theirs = thief.open()
+    assert look(theirs) == (0, ["before"])
+    with sent_later():
+        clear(tab)
+    page = browser.load(NAME)
+    run(page, "after")
+    for number in range(4):
+        assert "after" not in run(theirs, f"{number}").items
+    assert look(page) == (0, ["after"])
+
+
 def test_an_answer_that_never_comes_loses_nothing(browser: Browser, store: CountingStore) -> None:
     """The tab goes on under the id that it knows, and asks again at every run until the server hears."""
     tab = cleared(browser)
+    old = key_in(browser)
     other = browser.load(NAME)
+    unintroduced(old)
     run(other, "other")
     for number in range(4):
         lost(tab, f"{number}")
@@ -485,7 +524,9 @@ def test_loading_twice_starts_no_endless_runs(browser: Browser) -> None:
 def test_what_moves_to_the_new_id_is_saved_there(browser: Browser, store: CountingStore, *, is_failing: bool) -> None:
     """At once, and not before the new id is known: whatever the app does with it then."""
     tab = cleared(browser)
+    old = key_in(browser)
     run(browser.load(NAME), "other")
+    unintroduced(old)
     for number in range(3):
         lost(tab, f"{number}")
         assert len(keys_of(store)) == 2
