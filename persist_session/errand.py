@@ -58,7 +58,7 @@ class Errand:
             self._browser, self._is_browser_told = browser, True
 
     def know_no_longer(self) -> None:
-        """Has the browser be asked anew what it is known by."""
+        """Forgets it: the browser is to tell anew what it is known by."""
         self._browser, self._is_browser_told = None, False
 
     def follow(self, heard: relay.Heard) -> relay.Heard | None:

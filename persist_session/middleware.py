@@ -130,7 +130,7 @@ class CookieMiddleware:
         settings = resolve("", host.secrets)
         if not self._asks_to_remember(request):
             return Outcome(Heard(None, is_refused=True), [])
-        browser = _browser(_browser_policy(request, settings), request, settings)
+        browser = _browser(request, settings)
         if browser is None or not listener.is_of(browser):
             return Outcome(Heard(None), [])  # it is none of the tab's business: nothing is replaced that it can't know
         outcome = _remembered(name, request, settings, is_errand=True)
@@ -169,7 +169,7 @@ def _remembered(name: str, request: Request, settings: Settings, *, is_errand: b
         value = sign(name, session_id, settings.keys, http_only=True, partitioned=cookie.partitioned)
         cookies.append(cookie.header(value, settings.max_age))
         if old is not None and is_issued:
-            browser = _browser(_browser_policy(request, settings), request, settings)
+            browser = _browser(request, settings)
             relay.replaced.put(record_key(name, old.session_id), Heard(signed, is_issued=True, browser=browser))
     if signed is not None and signed.http_only and not _is_left(name, signed, cookie, request, settings):
         cookies += _removals(request, cookie.beside)
@@ -214,15 +214,16 @@ def _browser_policy(request: Request, settings: Settings) -> CookiePolicy:
     return cookie.embedded if _is_embedded(request) else cookie
 
 
-def _browser(cookie: CookiePolicy, request: Request, settings: Settings) -> str | None:
+def _browser(request: Request, settings: Settings) -> str | None:
     """What the browser is known by."""
+    cookie = _browser_policy(request, settings)
     return relay.browser_of(values_in_headers(cookie, request.headers.getlist("cookie")), settings.keys)
 
 
 def _introductions(request: Request, settings: Settings) -> list[str]:
     """The header by which the browser is known from now on, none where it is already."""
     cookie = _browser_policy(request, settings)
-    if _browser(cookie, request, settings) is not None or _may_be_kept_back(cookie, request):
+    if _browser(request, settings) is not None or _may_be_kept_back(cookie, request):
         return []
     value = sign(relay.BROWSER, new_session_id(), settings.keys)
     # Scripts may see it: behind a proxy that strips cookies from the websocket, nobody else can tell the tab.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from dataclasses import replace
 
 import pytest
+import streamlit
 import time_machine
 
 from persist_session import host, relay
@@ -146,6 +148,16 @@ def test_one_request_stands_on_the_page_for_a_while(tokens: list[str]) -> None:
         errand.send(weakref.ref(runs[3]))
     assert len(tokens) == 4
     assert tokens[:3] == [tokens[0]] * 3 != tokens[1:]
+
+
+def test_the_address_is_relative_to_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which path the app has in the browser, a proxy may decide: from the host's root it could be another app's."""
+    written: list[str] = []
+    monkeypatch.setattr(host, "mount", lambda element: element())
+    monkeypatch.setattr(streamlit, "html", written.append)
+    Errand("app-state").send(weakref.ref(Run))
+    (element,) = written
+    assert re.fullmatch(r'<img src="_persist_session\?[0-9a-f]{32}" alt="">', element)
 
 
 def test_nothing_is_kept_for_a_tab_that_is_gone(tokens: list[str]) -> None:
