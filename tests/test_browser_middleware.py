@@ -507,7 +507,7 @@ def test_a_visitor_is_remembered_where_they_agree(served: Served, page: Page, mo
     press(page, "Add")
     choose(page, server, "yes")
     eventually(page, lambda: names_of(context) == {name if mode == "component" else f"{name}~script"})
-    wait_idle(page)
+    wait_quiet(page)
     press(page, "Add")
     assert len(records_of(server)) == 1
     for _ in range(2):

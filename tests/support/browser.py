@@ -201,14 +201,21 @@ def reload_app(page: Page) -> None:
     wait_idle(page)
 
 
-def press(page: Page, label: str, *, runs: int = 1) -> None:
+def press(page: Page, label: str, *, runs: int = 1, early: bool = False) -> None:
     """Press the app's button of this label and return when the run that it asks for is over.
+
+    The first time after a load the page has to be quiet: a run that the browser's answer starts would be taken for the
+    click's, or interrupt it.
 
     Args:
         page: A tab that shows a `numbered` app.
         label: The button's.
         runs: How many runs it asks for: 2 where the script calls `st.rerun`.
+        early: Press before the page is quiet, as where the browser's answer is held.
     """
+    if not early and page.evaluate("() => window.__wasQuiet === undefined"):
+        wait_quiet(page)
+        page.evaluate("() => { window.__wasQuiet = true; }")
     number = run_shown(page) + runs
     page.get_by_role("button", name=label, exact=True).click()
     # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
