@@ -135,7 +135,7 @@ class Binding:
         heard = self._errand.listen()
         if heard is None and self.session_id is not None and self.is_http_only:
             page = relay.replaced.get(record_key(self.name, self.session_id))
-            heard = self._errand.follow(page) if page is not None else None
+            heard = page if page is not None and self._errand.follows(page) else None
         if heard is None or self.session_id is None:
             return
         if heard.signed is not None and heard.signed.http_only:

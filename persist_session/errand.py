@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -38,6 +39,7 @@ class Errand:
     missed: int = 0
     _browser: str | None = field(default=None, repr=False)
     _is_browser_told: bool = False
+    _begun_anew: float = -math.inf
     _token: str = field(default="", repr=False)
     _since: float = 0.0
     _sent: host.Once = field(default_factory=host.Once)
@@ -61,16 +63,21 @@ class Errand:
         """Forgets it: the browser is to tell anew what it is known by."""
         self._browser, self._is_browser_told = None, False
 
-    def follow(self, heard: relay.Heard) -> relay.Heard | None:
-        """What a page load came to, if this tab's browser loaded the page: an errand is to confirm it then.
+    def follows(self, page: relay.Heard) -> bool:
+        """Whether the tab goes on with what a page load came to: an errand is to confirm it then.
+
+        Only where this tab has just cleared the state itself: who holds a copy of a visitor's cookies must not follow
+        them from id to id by doing nothing.
 
         Args:
-            heard: What it came to.
+            page: What the page load came to.
         """
-        if heard.signed is None or self._browser is None or heard.browser != self._browser:
-            return None
+        if page.signed is None or self._browser is None or page.browser != self._browser:
+            return False
+        if page.signed.signed_at - self._begun_anew > _TRIED_FOR:
+            return False
         self.is_due = True
-        return heard
+        return True
 
     def is_of(self, browser: str) -> bool:
         """Whether what is known of the tab's browser allows that it is this one."""
@@ -122,4 +129,5 @@ class Errand:
     def begin_anew(self) -> None:
         """Makes it due, whatever the browser was sent for before."""
         relay.errands.pop(self._token, None)
+        self._begun_anew = time.time()
         self.is_due, self.heard, self._news, self._token, self._sent = True, None, None, "", host.Once()

@@ -873,17 +873,17 @@ def test_a_tab_hears_which_cookies_its_browser_has(
 ) -> None:
     """Whichever middleware the state is of; the answer itself says nothing, and is kept nowhere."""
     monkeypatch.setattr(host, "base_path", lambda: base)
-    errand, session_id = Errand(NAME), new_session_id()
+    errand, value = Errand(NAME), signed(new_session_id())
     token = sent(errand, monkeypatch)
     app = wrapped(wrapped(answering(500), names=[NAME, "third"]), names=["other"])
     answer = get(
         app,
         path,
-        cookies=[f"{NAME}=x; x=2", f"{NAME}={signed(session_id)}; {NAME}~script=x"],
+        cookies=[f"{NAME}=x; x=2", f"{NAME}={value}; {NAME}~script=x"],
         query_string=token,
         **changed,
     )
-    assert errand.listen() == relay.Heard(unsigned(signed(session_id)), browser=KNOWN)
+    assert errand.listen() == relay.Heard(unsigned(value), browser=KNOWN)
     assert answer.status == 204
     assert {name: cookie.is_removal for name, cookie in answer.cookies.items()} == {f"{NAME}~script": True}
     assert answer.all("cache-control") == [OURS]
@@ -1116,11 +1116,11 @@ def test_a_scripts_cookie_of_a_foreign_page_is_made_the_servers_as_browsers_keep
 def test_an_errand_leaves_a_scripts_cookie_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next page makes it the server's."""
     errand, session_id = Errand(NAME), new_session_id()
+    value = by_script(session_id)
     token = sent(errand, monkeypatch)
     relay.shown.put(record_key(NAME, session_id), note=True)
-    cookies = f"{NAME}={by_script(session_id)}"
-    assert not get(path="/_persist_session", cookies=cookies, query_string=token).cookies
-    assert errand.listen() == relay.Heard(unsigned(by_script(session_id)), browser=KNOWN)
+    assert not get(path="/_persist_session", cookies=f"{NAME}={value}", query_string=token).cookies
+    assert errand.listen() == relay.Heard(unsigned(value), browser=KNOWN)
 
 
 def test_a_cookie_of_its_own_page_stays_one() -> None:

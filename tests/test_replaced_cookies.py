@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -301,22 +301,43 @@ def test_what_is_saved_while_a_page_is_loaded_is_on_it(browser: Browser, store: 
     assert keys_of(store) == {key_in(browser)}
 
 
-def test_nobody_follows_who_only_knows_the_old_id(browser: Browser) -> None:
-    """Who copied a cookie, and has a tab open with it, is out as soon as its visitor has cleared and reloaded."""
+@pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize("copied", ["state's cookie", "all cookies"])
+def test_nobody_follows_who_has_copied_cookies(browser: Browser, copied: str, *, is_answered: bool) -> None:
+    """Who has a tab open with them is out as soon as the visitor has cleared and the browser has heard of it."""
     tab = browser.load(NAME)
     run(tab, "before")
     thief = Browser()
     thief.load(NAME)
-    thief.cookies |= {name: found for name, found in browser.cookies.items() if name != relay.BROWSER}
+    is_copied = {name: copied == "all cookies" or name != relay.BROWSER for name in browser.cookies}
+    thief.cookies |= {name: found for name, found in browser.cookies.items() if is_copied[name]}
     theirs = thief.open()
     assert look(theirs) == (0, ["before"])
-    with sent_later():
-        clear(tab)
-    page = browser.load(NAME)
-    run(page, "after")
-    for number in range(4):
-        assert "after" not in run(theirs, f"{number}").items
-    assert look(page) == (0, ["after"])
+    for when in ("after", "later"):
+        with sent_later() if not is_answered else nullcontext():
+            clear(tab)
+            if is_answered:
+                run(tab)
+        tab = browser.load(NAME)
+        run(tab, when)
+        for number in range(4):
+            with sent_later() if number < 2 else nullcontext():
+                assert when not in run(theirs, f"{number}").items
+    assert look(tab) == look(browser.load(NAME)) == (0, ["later"])
+
+
+def test_nobody_goes_on_with_a_page_that_was_loaded_long_after_they_cleared(browser: Browser) -> None:
+    """A thief who clears the state does not wait there for what its visitor does next."""
+    with time_machine.travel(time.time(), tick=False) as clock:
+        run(browser.load(NAME), "before")
+        thief = Browser()
+        thief.cookies |= browser.cookies
+        theirs = thief.open()
+        with sent_later():
+            clear(theirs)
+            clock.shift(6)
+            run(browser.load(NAME), "after")
+            assert look(theirs) == (0, [])
 
 
 def test_an_answer_that_never_comes_loses_nothing(browser: Browser, store: CountingStore) -> None:
