@@ -378,7 +378,7 @@ def test_a_click_into_a_long_run_loses_neither(leaving: AppServer, page: Page) -
     for _ in range(2):
         page.get_by_role("button", name="Long", exact=True).click()
         page.get_by_text("Working").wait_for()
-        press(page, "Add")
+        press(page, "Add", early=True)
     assert shown(page, "log") == "Log: Long Add Long Add"
     reload_app(page)
     assert shown(page, "log") == "Log: Long Add Long Add"
@@ -390,7 +390,7 @@ def test_a_click_into_a_sleeping_run_loses_neither(leaving: AppServer, page: Pag
     visit_first(page, leaving)
     page.get_by_role("button", name="Sleep", exact=True).click()
     page.get_by_text("Working").wait_for()
-    press(page, "Add")
+    press(page, "Add", early=True)
     assert shown(page, "log") == "Log: Sleep Add"
     eventually(page, (leaving.app.parent / "slept").exists)
     reload_app(page)

@@ -211,7 +211,7 @@ def press(page: Page, label: str, *, runs: int = 1, early: bool = False) -> None
         page: A tab that shows a `numbered` app.
         label: The button's.
         runs: How many runs it asks for: 2 where the script calls `st.rerun`.
-        early: Press before the page is quiet, as where the browser's answer is held.
+        early: Press before the page is quiet, as while a run goes on, or while the browser's answer is held.
     """
     if not early and page.evaluate("() => window.__wasQuiet === undefined"):
         wait_quiet(page)
