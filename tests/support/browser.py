@@ -7,7 +7,7 @@ import os
 import shutil
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,9 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+# Not the event "load": that waits for hidden requests, too, and some tests hold these.
+_LOADED: Literal["domcontentloaded"] = "domcontentloaded"
 
 # Streamlit names the state of the script, and of the connection, on the root of the app.
 _IDLE = """() => {
@@ -107,7 +110,7 @@ def wait_quiet(page: Page) -> None:
 
 def open_app(page: Page, url: str, timeout: float = 30) -> None:
     """Open the app and return when it is idle."""
-    page.goto(url)
+    page.goto(url, wait_until=_LOADED)
     wait_idle(page, timeout)
 
 
@@ -196,7 +199,7 @@ def run_shown(page: Page) -> int:
 
 def reload_app(page: Page) -> None:
     """Reload the page and return when the app is idle."""
-    page.reload()
+    page.reload(wait_until=_LOADED)
     page.locator(".st-key-run").wait_for()
     wait_idle(page)
 
