@@ -22,15 +22,12 @@ from persist_session.cookie_policy import (
     values_in_answer,
     values_in_headers,
 )
-from persist_session.cookies import Question, send
+from persist_session.cookies import Delivery, Question
 from persist_session.errand import Errand
 from persist_session.settings import Settings
 from persist_session.signing import Signed, new_session_id, record_key, sign
 
 _log = logging.getLogger(__name__)
-
-_LOADED_WITHIN = 5.0
-"""Seconds in which an element that removes a cookie surely came to the page, though newer runs took it away again."""
 
 _PATIENCE = 3
 """How often a tab asks its browser again whose errand took longer than its answer."""
@@ -64,14 +61,10 @@ class Binding:
     _seen_headers: tuple[str, ...] | None = field(default=None, repr=False)
     _was_unwanted: bool = False
     _is_dropped: bool = False
-    # The cookie to be sent by a script, or to be removed.
-    _cookie: str | None = field(default=None, repr=False)
-    _expires: float = 0.0
     _signed_at: float = math.inf
-    _sent: host.Once = field(default_factory=host.Once)
-    _times_sent: int = 0
-    _removed_until: float = 0.0
-    # The server's own cookie.
+    # A script's cookie.
+    _delivery: Delivery = field(default_factory=Delivery)
+    # The server's own.
     _errand: Errand = field(init=False)
     _was_cleared_unheard: bool = False
     _doubted: Signed | None = field(default=None, repr=False)
@@ -84,7 +77,7 @@ class Binding:
     @property
     def is_pending(self) -> bool:
         """Whether a cookie was issued that no handshake has shown yet."""
-        return self._cookie is not None
+        return self._delivery.is_pending
 
     def bind(self, settings: Settings, max_age: float, is_current: Callable[[], bool] = lambda: False) -> None:
         """Binds the tab to the id in the handshake, else to the one the browser answered, else to a new one.
@@ -140,7 +133,8 @@ class Binding:
             return
         if heard.signed is not None and heard.signed.http_only:
             if not self.is_http_only:  # a script has set a cookie because this was not heard in time
-                self.left, self.is_http_only, self._cookie = self.session_id, True, None
+                self.left, self.is_http_only = self.session_id, True
+                self._delivery.end()
                 if self._was_cleared_unheard:
                     self.cleared = heard.signed.session_id
             self.session_id, self._signed_at = heard.signed.session_id, heard.signed.signed_at
@@ -159,7 +153,8 @@ class Binding:
     def _look_at_relay(self, session_id: str) -> None:
         key = record_key(self.name, session_id)
         if not self.is_http_only and relay.promoted.get(key):
-            self.is_http_only, self._cookie, self._signed_at = True, None, time.time()
+            self.is_http_only, self._signed_at = True, time.time()
+            self._delivery.end()
         if self.is_http_only and relay.replaced.get(key):
             if session_id == self._kept:
                 self._errand.is_due = True  # without a question, which starts a run each time
@@ -184,7 +179,8 @@ class Binding:
             relay.shown.put(key, note=True)
         # Another valid id than ours is that of a tab opened in the same moment. The browser keeps it: to send ours
         # again would only turn the two tabs against each other.
-        self._cookie, self._signed_at = None, math.inf
+        self._signed_at = math.inf
+        self._delivery.end()
         if self.session_id in (None, signed.session_id):
             self._find(signed, settings, max_age)
             self._look_beside(values_beside(cookie, headers), settings, max_age)
@@ -272,14 +268,14 @@ class Binding:
     def _sign(self, settings: Settings, max_age: float) -> None:
         assert self.session_id is not None, "there is an id to sign"
         self._signed_at = time.time()
-        self._expires = self._signed_at + max_age
-        self._cookie = sign(self.name, self.session_id, settings.keys)  # last: who sees it sends it, with its expiry
+        self._delivery.begin(sign(self.name, self.session_id, settings.keys), self._signed_at + max_age)
 
     def want(self, *, is_wanted: bool) -> None:
         """Notes whether the browser is to have a cookie."""
         with self._lock:
             if is_wanted and not self.is_wanted:
-                self._seen_headers, self._removed_until, self._is_dropped = None, 0.0, False
+                self._seen_headers, self._is_dropped = None, False
+                self._delivery.keep()
                 self._errand.heard = None if self._is_refused else self._errand.heard
             if not is_wanted:
                 self._expired = None
@@ -293,7 +289,10 @@ class Binding:
                 self.retired |= {self.session_id}
             self._let_go()
             self._is_dropped = True
-            self._removed_until = 0.0 if self.is_http_only else time.time() + _LOADED_WITHIN
+            if self.is_http_only:
+                self._delivery.keep()
+            else:
+                self._delivery.remove()
 
     def outdate(self, *, is_expired: bool = False) -> None:
         """Lets go of the id: another tab cleared the state, and the browser knows a newer one than the handshake.
@@ -313,7 +312,8 @@ class Binding:
             self._let_go()
 
     def _let_go(self) -> None:
-        self.session_id, self._cookie, self._signed_at, self._is_outdated = None, None, math.inf, True
+        self.session_id, self._signed_at, self._is_outdated = None, math.inf, True
+        self._delivery.end()
         self._errand.heard = None
         self._errand.know_no_longer()
         self.question.forget(self.name)
@@ -323,12 +323,7 @@ class Binding:
         self._errand.begin_anew()
 
     def successor(self) -> Binding:
-        """An unbound binding in this one's place; not heard in the run that was the first to send this one's cookie.
-
-        Two elements that come to a page at once and set one cookie race. One that came with an earlier run has set its
-        own by now, and does not set it again.
-        An HttpOnly cookie stays, and so does its id.
-        """
+        """An unbound binding in this one's place; but an HttpOnly cookie stays, and so does its id."""
         if self.is_http_only and self.session_id is not None:
             successor = replace(self, _lock=threading.Lock())
             successor._errand = self._errand  # noqa: SLF001 (of its own class)
@@ -340,10 +335,9 @@ class Binding:
             is_wanted=self.is_wanted,
             _was_unwanted=self._was_unwanted,
             _is_dropped=self._is_dropped,
-            _removed_until=self._removed_until,
             _is_cleared=self.session_id is None and not self._is_dropped,
             _is_outdated=self._is_outdated,
-            _sent=self._sent if self._times_sent <= 1 else host.Once(),
+            _delivery=self._delivery.successor(),
             _doubted=self._doubted,
             _was_cleared_unheard=self._errand.is_due,
         )
@@ -374,19 +368,9 @@ class Binding:
         if asks:
             self.question.ask(self.name, run)
             self.bind(settings, max_age)
-        cookie = self._cookie
-        is_removed = cookie is None and time.time() < self._removed_until
-        if (cookie is None and not is_removed) or not self._sent.is_first(run):
-            return
-        if cookie is not None and is_gone():
-            return  # a page without the state took the element away: here again, it overwrote what another tab has set
-        self._times_sent += 1
-        if cookie is not None:
-            send(target.beside if is_served else target, cookie, self._expires)
-        else:
-            send(target, "", 0.0)
-            if is_served or target.beside.is_in(shaken.cookie_headers):
-                send(target.beside, "", 0.0)
+        removed = [target, target.beside] if is_served or target.beside.is_in(shaken.cookie_headers) else [target]
+        # A page without the state took the element away: here again, it overwrote what another tab has set.
+        self._delivery.mount(target.beside if is_served else target, removed, run, is_gone)
 
     def _is_to_ask(self, headers: tuple[str, ...]) -> bool:
         """Whether the browser may have a cookie that its connection did not bring.
