@@ -1041,3 +1041,24 @@ def test_a_pending_cookie_is_not_set_again_over_a_newer_one(browser: Browser) ->
     assert browser.values() == newer
     run(tab)
     assert look(tab) == look(other) == (0, ["new"])
+
+
+def test_a_first_cookie_and_the_one_after_a_clear_come_in_two_runs(browser: Browser) -> None:
+    """Of two elements that come to a page at once and set one cookie, either may win: the second waits for a run."""
+    tab = browser.open()
+    run(tab)
+    tab.begin()
+    with persistent_state(NAME, AppState) as state:
+        state.items.append("before")
+    first = browser.values()
+    assert first
+    clear_cookie_state(NAME)
+    with persistent_state(NAME, AppState) as state:
+        state.items.append("after")
+    assert browser.values() == first
+    assert look(tab) == (0, ["after"])
+    second = browser.values()
+    assert second != first
+    assert look(tab) == (0, ["after"])
+    assert browser.values() == second
+    assert look(browser.open()) == (0, ["after"])
