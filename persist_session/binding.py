@@ -128,7 +128,8 @@ class Binding:
         heard = self._errand.listen()
         if heard is None and self.session_id is not None and self.is_http_only:
             page = relay.replaced.get(record_key(self.name, self.session_id))
-            heard = page if page is not None and self._errand.follows(page) else None
+            if page is not None and self._errand.follows(page):
+                heard, self._errand.is_due = page, True  # to be confirmed
         if heard is None or self.session_id is None:
             return
         if heard.signed is not None and heard.signed.http_only:
@@ -365,12 +366,17 @@ class Binding:
         asks = self.session_id is None and self._is_to_ask(shaken.cookie_headers)
         if is_served and (self._errand.is_due or asks):
             self._errand.send(run)
+            if asks and self._doubted is not None:  # a question takes a second run, which may interrupt a click's
+                self._errand.wait()
+                self.bind(settings, max_age)
+                asks = self.session_id is None
         if asks:
             self.question.ask(self.name, run)
             self.bind(settings, max_age)
-        removed = [target, target.beside] if is_served or target.beside.is_in(shaken.cookie_headers) else [target]
-        # A page without the state took the element away: here again, it overwrote what another tab has set.
-        self._delivery.mount(target.beside if is_served else target, removed, run, is_gone)
+        if self._delivery.is_due:
+            removed = [target, target.beside] if is_served or target.beside.is_in(shaken.cookie_headers) else [target]
+            # A page without the state took the element away: here again, it overwrote what another tab has set.
+            self._delivery.mount(target.beside if is_served else target, removed, run, is_gone)
 
     def _is_to_ask(self, headers: tuple[str, ...]) -> bool:
         """Whether the browser may have a cookie that its connection did not bring.

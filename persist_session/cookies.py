@@ -84,6 +84,11 @@ class Delivery:
         """Whether a cookie is on its way: no handshake has shown it yet."""
         return self._value is not None
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to be set or removed."""
+        return self.is_pending or time.time() < self._removed_until
+
     def begin(self, value: str, expires: float) -> None:
         """Has a cookie set from now on.
 
@@ -127,8 +132,7 @@ class Delivery:
             is_gone: Whether the browser may have another cookie by now, which is not to be overwritten.
         """
         value = self._value
-        is_removed = value is None and time.time() < self._removed_until
-        if (value is None and not is_removed) or not self._mounted.is_first(run):
+        if (value is None and time.time() >= self._removed_until) or not self._mounted.is_first(run):
             return
         if value is not None and is_gone():
             return

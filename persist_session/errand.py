@@ -64,20 +64,16 @@ class Errand:
         self._browser, self._is_browser_told = None, False
 
     def follows(self, page: relay.Heard) -> bool:
-        """Whether the tab goes on with what a page load came to: an errand is to confirm it then.
+        """Whether the tab goes on with what a page load came to: its own browser's, right after the tab was cleared.
 
-        Only where this tab has just cleared the state itself: who holds a copy of a visitor's cookies must not follow
-        them from id to id by doing nothing.
+        Who holds a copy of a visitor's cookies must not follow them from id to id: else only an errand tells.
 
         Args:
             page: What the page load came to.
         """
         if page.signed is None or self._browser is None or page.browser != self._browser:
             return False
-        if page.signed.signed_at - self._begun_anew > _TRIED_FOR:
-            return False
-        self.is_due = True
-        return True
+        return 0 < page.signed.signed_at - self._begun_anew < _TRIED_FOR
 
     def is_of(self, browser: str) -> bool:
         """Whether what is known of the tab's browser allows that it is this one."""

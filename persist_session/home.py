@@ -211,8 +211,8 @@ class Home:
 def _retire(place: Place, binding: Binding) -> None:
     """Has the server give the browser a new id, where only that can, if nothing lies under this one then."""
     if binding.is_http_only:
+        binding.replace_by_server()  # first: a page that is loaded from now on is loaded after it
         relay.retired.put(place.record_key, lambda: place.version() is None)
-        binding.replace_by_server()
 
 
 def _move(place: Place, target: Place, caller: Caller, options: Options) -> None:
