@@ -369,6 +369,8 @@ def clear_cookie_state(name: str, *, user: str | None = None) -> None:
         held.binding.bind(settings, max_age)
         successor = tab.held[name] = held.clear(settings, max_age)
     successor.binding.talk(settings, max_age, run.mark, successor.is_gone)
+    with successor.lock:
+        successor.home.finish_clearing()  # now, where the browser has told only now
 
 
 def state_info(name: str) -> StateInfo | None:

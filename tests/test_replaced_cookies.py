@@ -273,6 +273,20 @@ def test_a_tab_in_which_nobody_cleared_goes_on_with_the_new_one(
     assert keys_of(store) == {key_in(browser)}
 
 
+def test_a_clear_where_another_tab_has_cleared_clears_at_once(browser: Browser) -> None:
+    """Not what is saved later, though the tab comes back to the state only then."""
+    idle = browser.load(NAME)
+    run(idle, "before")
+    tab = browser.load(NAME)
+    clear(tab)
+    run(tab, "more")
+    clear(idle)
+    assert look(tab) == (0, [])
+    idle.begin()  # a page without the state
+    run(tab, "later")
+    assert look(idle) == look(tab) == look(browser.load(NAME)) == (0, ["later"])
+
+
 def test_what_was_saved_in_that_very_moment_comes_along(browser: Browser, store: CountingStore) -> None:
     """The page load saw nothing under the old id; a save that came a moment later is not left behind there."""
     tab = cleared(browser)
