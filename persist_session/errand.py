@@ -87,12 +87,14 @@ class Errand:
         Args:
             run: The current run.
         """
+        if not self._sent.is_first(run):
+            return
         if not self.is_under_way or time.time() - self._since > _TRIED_FOR:
             relay.errands.pop(self._token, None)
             self._token, self._since, self._news = secrets.token_hex(16), time.time(), None
             self._is_back.clear()
             relay.errands[self._token] = self
-        if self._token and self._sent.is_first(run):
+        if self._token:
             host.fetch(f"{relay.ERRAND}?{self._token}")
 
     def hear(self, token: str, heard: relay.Heard) -> None:
@@ -109,7 +111,8 @@ class Errand:
     def wait(self) -> None:
         """Returns as soon as something was heard, if the browser was sent; or after a while."""
         if self._token:
-            self._is_back.wait(max(self._since + _WAITED_FOR - time.time(), 0.0))
+            left = self._since + _WAITED_FOR - time.time()
+            self._is_back.wait(min(max(left, 0.0), _WAITED_FOR))  # the clock may have been set back
 
     def listen(self) -> relay.Heard | None:
         """What was heard of it since this was asked last; calls nothing of Streamlit."""

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 from persist_session import host
 from persist_session import settings as settings_module
 from persist_session.cookie_policy import check_name
-from persist_session.errors import ConfigurationError, PersistSessionError
+from persist_session.errors import ConfigurationError, PersistSessionError, StoreError
 from persist_session.held import Block, Held
 from persist_session.home import Home
 from persist_session.live import Caller
@@ -369,7 +369,7 @@ def clear_cookie_state(name: str, *, user: str | None = None) -> None:
         held.binding.bind(settings, max_age)
         successor = tab.held[name] = held.clear(settings, max_age)
     successor.binding.talk(settings, max_age, run.mark, successor.is_gone)
-    with successor.lock:
+    with successor.lock, contextlib.suppress(StoreError):  # the next load tries it again
         successor.home.finish_clearing()  # now, where the browser has told only now
 
 

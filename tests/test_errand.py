@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 import weakref
 from dataclasses import replace
 
@@ -47,6 +48,34 @@ def test_what_is_heard_is_told_once(tokens: list[str]) -> None:
     errand.hear(tokens[1], FOUND)
     assert (errand.listen(), errand.is_due) == (FOUND, False)
     assert tokens[0] != tokens[1]
+
+
+def test_a_run_sends_the_browser_once(tokens: list[str]) -> None:
+    """A second request would not be on the page in this run, and would be waited for in vain."""
+    errand, run = Errand("app-state", is_due=True), weakref.ref(Run)
+    errand.know(BROWSER)
+    errand.send(run)
+    errand.hear(tokens[0], ISSUED)
+    assert errand.listen() == ISSUED
+    errand.send(run)
+    assert (errand.is_under_way, len(tokens)) == (False, 1)
+    errand.send(weakref.ref(Errand))
+    assert (errand.is_under_way, len(tokens)) == (True, 2)
+
+
+def test_a_wait_lasts_a_second_at_most(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all waits for one request together, and whatever happens to the clock."""
+    waited: list[float] = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _, timeout: waited.append(timeout))
+    errand = Errand("app-state")
+    with time_machine.travel(10_000.0, tick=False) as clock:
+        errand.wait()
+        errand.send(weakref.ref(Run))
+        for shift in (0.75, 5.0, -3600.0):
+            errand.wait()
+            clock.shift(shift)
+        errand.wait()
+    assert (len(tokens), waited) == (1, [1.0, 0.25, 0.0, 1.0])
 
 
 def test_what_comes_of_an_older_request_is_not_heard(tokens: list[str]) -> None:

@@ -287,6 +287,40 @@ def test_a_clear_where_another_tab_has_cleared_clears_at_once(browser: Browser) 
     assert look(idle) == look(tab) == look(browser.load(NAME)) == (0, ["later"])
 
 
+def test_such_a_clear_is_made_up_for_where_the_store_failed(browser: Browser, store: CountingStore) -> None:
+    """By the next load; it raises nothing, since the tab has nothing of the state any more."""
+    idle = browser.load(NAME)
+    run(idle, "before")
+    tab = browser.load(NAME)
+    clear(tab)
+    run(tab, "more")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail_later(name: str, key: str) -> None:
+            if key == key_in(browser):
+                raise StoreError("Out of order.")
+
+        patch.setattr(store, "delete", fail_later)
+        clear(idle)
+    assert look(idle) == look(tab) == (0, [])
+
+
+def test_a_tab_whose_cookies_were_deleted_since_another_one_cleared_asks_once(browser: Browser) -> None:
+    """The hidden request says that the browser is not known, the component that it has no cookie."""
+    idle = browser.load(NAME)
+    run(idle, "before")
+    tab = browser.load(NAME)
+    clear(tab)
+    run(tab)
+    browser.cookies.clear()
+    browser.http_only.clear()
+    run(idle)
+    assert idle.is_asking
+    run(idle, "mine")
+    assert not idle.is_asking
+    assert look(idle) == (0, ["mine"])
+
+
 def test_what_was_saved_in_that_very_moment_comes_along(browser: Browser, store: CountingStore) -> None:
     """The page load saw nothing under the old id; a save that came a moment later is not left behind there."""
     tab = cleared(browser)
