@@ -222,8 +222,10 @@ def _browser(request: Request, settings: Settings) -> str | None:
 
 def _introductions(request: Request, settings: Settings) -> list[str]:
     """The header by which the browser is known from now on, none where it is already."""
+    if _browser(request, settings) is not None:
+        return []
     cookie = _browser_policy(request, settings)
-    if _browser(request, settings) is not None or _may_be_kept_back(cookie, request):
+    if _may_be_kept_back(cookie, request):
         return []
     value = sign(relay.BROWSER, new_session_id(), settings.keys)
     # Scripts may see it: behind a proxy that strips cookies from the websocket, nobody else can tell the tab.
