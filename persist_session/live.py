@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from persist_session.merge import merge, same
+from persist_session.graft import become
+from persist_session.merge import merge
 from persist_session.pickling import Pickled, UnpicklableError, dumps, loads
+from persist_session.sameness import same
 from persist_session.shape import FACTORY, changed, fill, shapes
 from persist_session.view import UnrestorableError, View
 
@@ -60,6 +62,7 @@ class Live:
         self._shapes = shapes(baseline.references, caller.factory)
         self.is_touched = False
         self._earlier: list[Earlier] = []
+        self._holders: list[weakref.ref[Any]] = [caller.run]
 
     @property
     def size(self) -> int:
@@ -117,16 +120,22 @@ class Live:
         return loads(self.base, self.caller.view)
 
     def follow(self, theirs: Live) -> None:
-        """Makes an untouched object what the record holds by now; the same object, where that can be.
+        """Makes an untouched object exactly what the record holds by now; the same object, where that can be.
 
         Args:
             theirs: What the record holds, made of the classes of the view.
         """
-        self.base = theirs.base
-        self.obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs.obj, theirs_win=True)
-        self._baseline, self.saved = self._dump().data, True
-        # An overlapping run may have changed it meanwhile. Not compared with `theirs`, of which it has parts by now.
-        self.is_touched = not same(self.obj, loads(theirs.base, self.caller.view))
+        is_shared = any(run != self.caller.run for run in self._holders)
+        if is_shared:  # an older run goes on with parts of the object, so each part stays where it is
+            obj, _ = merge(loads(self._baseline, self.caller.view), self.obj, theirs.obj, theirs_win=True)
+        else:
+            obj = become(self.obj, theirs.obj)
+        if obj is not self.obj:
+            self._part_with(self._dump().data)
+        self.obj, self.base, self.saved = obj, theirs.base, True
+        self._baseline = self._dump().data
+        # The older run may have changed it meanwhile. Not compared with `theirs`, of which it has parts by now.
+        self.is_touched = is_shared and not same(self.obj, loads(theirs.base, self.caller.view))
 
     def rebase(self, theirs: Live, *, theirs_win: bool = False) -> list[str]:
         """Brings in what the record holds by now, and returns the fields that both sides changed.
@@ -182,6 +191,7 @@ class Live:
         if not caller.view.is_like(self.caller.view):
             self._adapt(caller.view, caller.factory)
         self.caller = caller
+        self._holders = [run for run in self._holders if run() is not None and run != caller.run] + [caller.run]
 
     def _adapt(self, view: View, factory: Callable[[], Any]) -> None:
         own = type(self.obj)

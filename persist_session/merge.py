@@ -1,219 +1,237 @@
-"""Three-way merge of two changed copies of one object.
+"""Three-way merge of two changed copies of one state.
 
-Field by field: attributes of the app's own objects, keys of dicts, members of sets. A list to which both sides only
-appended keeps both. Values are compared, not pickles: a set's order differs between equal pickles.
+The objects of the three are paired first. Then each object is merged part by part: attributes, keys, members; a list to
+which both sides only appended keeps both. A part that refers to another object on one side is a changed reference: one
+of the two is chosen, and nothing is ever written through it. Values are compared, not pickles: a set's order differs
+between equal pickles.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable
-from enum import Enum
-from types import FunctionType
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from persist_session.pickling import attributes_of
-from persist_session.view import is_own_module
-
-_MISSING = object()
-
-
-class _Field(NamedTuple):
-    """A key of a dict or the name of an attribute; a dict of a class of its own may have both."""
-
-    name: Any
-    is_key: bool
+from persist_session.graft import graft
+from persist_session.graph import MISSING, Field, Graph, Kind, Node, is_atom, step
+from persist_session.pairing import Pairing, pair, pair_new
+from persist_session.sameness import Sameness
 
 
-def merge(base: Any, mine: Any, theirs: Any, path: str = "", *, theirs_win: bool = False) -> tuple[Any, list[str]]:
-    """My value with their changes brought in, and the paths of the fields where one side's change won.
+def merge(base: Any, mine: Any, theirs: Any, *, theirs_win: bool = False) -> tuple[Any, list[str]]:
+    """My state with their changes merged in, and the paths of the parts where one side's change was dropped.
 
-    Where it can, it changes `mine` in place and returns it, so that whoever holds it sees the result.
+    Changes on one side only come out as that side has them, shared objects and cycles included. Each object of `mine`
+    that is still there is changed in place, so that whoever holds it sees the result.
 
     Args:
-        base: What both sides started from; absent if one side made it anew.
-        mine: Wins where both changed one same value, if not `theirs_win`.
-        theirs: Is left as it is, but parts of it become parts of the result.
-        path: How the messages call the value.
-        theirs_win: Whether their value stays where both changed it.
+        base: The state that both sides started from.
+        mine: Wins where both changed one same part, if not `theirs_win`.
+        theirs: Is left as it is; copies of its objects become parts of the result.
+        theirs_win: Whether their part stays where both changed it.
     """
     try:
-        return _merge(base, mine, theirs, path, _Met(theirs_win=theirs_win))
-    except RecursionError:  # nested too deeply to look into
-        return mine, [path or type(mine).__qualname__]
+        return _Merge(base, mine, theirs, theirs_win=theirs_win).result()
+    except RecursionError:  # nested too deeply to be looked into
+        return mine, [type(mine).__qualname__]
 
 
-class _Met(dict[tuple[int, int, int], Any]):
-    """What was merged on the way, by the ids of the three, and who wins."""
+class _Change(NamedTuple):
+    """A part of mine that becomes theirs.
 
-    def __init__(self, *, theirs_win: bool) -> None:
-        super().__init__()
+    Attributes:
+        node: My object.
+        place: An attribute or plain key; the elements of a list; None for a member, or an item of another key.
+        key: My own key or member, where I have it.
+        theirs: Their key and part, MISSING where they have none.
+    """
+
+    node: Node
+    place: Field | slice | None
+    key: Any
+    theirs: tuple[Any, Any]
+
+
+class _Part(NamedTuple):
+    """A part of an object: its field, or its key, and the value."""
+
+    place: Field | None
+    key: Any
+    value: Any
+
+
+_NO_PART = _Part(None, MISSING, MISSING)
+
+
+class _Merge:
+    """One merge: who changed what, and what is made of it."""
+
+    def __init__(self, base: Any, mine: Any, theirs: Any, *, theirs_win: bool) -> None:
+        self.base, here, there = Graph(base), Graph(mine), Graph(theirs)
+        self.mine, self.theirs = _Side(self.base, here), _Side(self.base, there)
+        self.pairs = Pairing()
+        for old in self.base.nodes:
+            if old in self.mine.pairs.there and old in self.theirs.pairs.there:
+                self.pairs.add(self.mine.pairs.there[old], self.theirs.pairs.there[old])
+        pair_new(self.pairs, self.mine.pairs, self.theirs.pairs, here, there)
+        self.sameness = Sameness(self.pairs)
         self.theirs_win = theirs_win
+        self.lost: list[str] = []
+        self.root = here.root
+
+    def result(self) -> tuple[Any, list[str]]:
+        """The merged state, and the paths of what was dropped."""
+        changes: list[_Change] = []
+        for theirs in list(self.pairs.there.values()):
+            mine = self.pairs.back[id(theirs.obj)]
+            base = self.mine.pairs.back.get(id(mine.obj))
+            if mine.kind is Kind.LIST and base is not None:
+                changes += self._changed_list(base, mine, theirs)
+            if mine.kind is not Kind.FIXED:
+                changes += self._changed_parts(base, mine, theirs)
+        self._apply(changes)
+        return self.root.obj[""], self.lost
+
+    def _changed_parts(self, base: Node | None, mine: Node, theirs: Node) -> list[_Change]:
+        old = {} if base is None else _parts(base, None)
+        own, other = _parts(mine, self.mine.pairs), _parts(theirs, self.theirs.pairs)
+        changes = []
+        for name in [*own, *(name for name in other if name not in own)]:
+            before, here, there = old.get(name, _NO_PART), own.get(name, _NO_PART), other.get(name, _NO_PART)
+            if self._is_taken(before.value, here.value, there.value, mine, here.place or there.place):
+                changes.append(_Change(mine, here.place or there.place, here.key, (there.key, there.value)))
+        return changes
+
+    def _is_taken(self, base: Any, mine: Any, theirs: Any, owner: Node, field: Field | None) -> bool:
+        """Whether my part becomes theirs; notes whose change is dropped, if one is."""
+        if self.theirs.sameness.same(base, theirs):
+            is_conflict, is_taken = self.theirs.is_lost(base, self.mine), False
+        elif self.sameness.same(mine, theirs):
+            is_conflict, is_taken = not self.theirs_win and _may_be_counts(base, mine), False
+            if is_conflict:
+                self.lost.append(_path(owner, field, mine))
+            return False
+        elif self.mine.sameness.same(base, mine):
+            is_conflict, is_taken = self.mine.is_lost(base, self.theirs), True
+        else:
+            is_conflict, is_taken = True, False
+        if is_conflict:
+            self.lost.append(_path(owner, field, theirs if mine is MISSING else mine))
+            return self.theirs_win
+        return is_taken
+
+    def _changed_list(self, base: Node, mine: Node, theirs: Node) -> list[_Change]:
+        old, own, other = base.items, mine.items, theirs.items
+        start = len(old)
+        if self.mine.sameness.same_items(old, own[:start]) and self.theirs.sameness.same_items(old, other[:start]):
+            # Before anything else: two equal messages are two messages.
+            if self.theirs_win:  # but a script fills every fresh list with the same greeting
+                while start < min(len(own), len(other)) and self.sameness.same(own[start], other[start]):
+                    start += 1
+            return [_Change(mine, slice(start, start), None, (None, other[start:]))] if other[start:] else []
+        if self.theirs.sameness.same_items(old, other):
+            is_conflict, is_taken = any(self.theirs.is_lost(each, self.mine) for each in old), False
+        elif self.sameness.same_items(own, other):
+            return []
+        elif self.mine.sameness.same_items(old, own):
+            is_conflict, is_taken = any(self.mine.is_lost(each, self.theirs) for each in old), True
+        else:
+            is_conflict, is_taken = True, False
+        if is_conflict:
+            self.lost.append(mine.path())
+            is_taken = self.theirs_win
+        return [_Change(mine, slice(None), None, (None, other))] if is_taken else []
+
+    def _apply(self, changes: list[_Change]) -> None:
+        taken = [change.theirs for change in changes]
+        if not all(is_atom(key) and is_atom(value) for key, value in taken):
+            taken = graft(taken, self._stand_ins())
+        for change, (key, value) in zip(changes, taken, strict=True):
+            _put(change.node.obj, change.place, key if change.key is MISSING else change.key, value)
+
+    def _stand_ins(self) -> Mapping[int, Any]:
+        """My objects by theirs; one that never changes only where the two hold the same."""
+        found = {id(MISSING): MISSING}
+        for theirs in self.pairs.there.values():
+            mine = self.pairs.back[id(theirs.obj)]
+            if mine.kind is not Kind.FIXED or self.sameness.same_parts(mine, theirs):
+                found[id(theirs.obj)] = mine.obj
+        return found
 
 
-def _merge(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> tuple[Any, list[str]]:
-    # What can be reached on two ways, or on a cycle, is merged once: a list would get what was appended twice.
-    key = id(base), id(mine), id(theirs)
-    if key in met:
-        return met[key], []
-    met[key] = mine
-    met[key], lost = _merge_value(base, mine, theirs, path, met)
-    return met[key], lost
+class _Side:
+    """What one side changed since the base."""
 
+    def __init__(self, base: Graph, graph: Graph) -> None:
+        self.pairs = pair(base, graph)
+        self.sameness = Sameness(self.pairs)
+        self._base = base
+        self._looked_at: set[int] = set()
 
-def _merge_value(  # noqa: PLR0911 (a table of cases)
-    base: Any, mine: Any, theirs: Any, path: str, met: _Met
-) -> tuple[Any, list[str]]:
-    if _by_field(mine, theirs):
-        return mine, _merge_fields(base, mine, theirs, path, met)
-    if _both_appended(base, mine, theirs):
-        # Before anything else: two equal messages are two messages.
-        start = _shared_start(base, mine, theirs) if met.theirs_win else len(base)
-        mine[start:start] = theirs[start:]
-        return mine, []
-    if same(base, theirs):
-        return mine, []
-    if same(mine, theirs):
-        return mine, [path or type(mine).__qualname__] if _may_be_counts(base, mine) and not met.theirs_win else []
-    if same(base, mine):
-        return theirs, []
-    if all(isinstance(value, set) and _tells_equals(value) for value in (base, mine, theirs)):
-        mine.update(theirs - base)
-        mine.difference_update(base - theirs)
-        return mine, []
-    return theirs if met.theirs_win else mine, [path or type(mine).__qualname__]
+    def is_lost(self, old: Any, other: _Side) -> bool:
+        """Whether the other side has dropped an object, or one inside of it, that this side has changed."""
+        waiting = [old]
+        is_lost = False
+        for obj in waiting:  # grows meanwhile
+            node = self._base.nodes.get(id(obj))
+            if node is None or id(obj) in self._looked_at or id(obj) in other.pairs.there:
+                continue
+            self._looked_at.add(id(obj))
+            own = self.pairs.there.get(id(obj))
+            is_lost |= own is not None and not self.sameness.same_parts(node, own)
+            waiting += [part for _, part in node.parts()]
+        return is_lost
 
 
 def _may_be_counts(base: Any, mine: Any) -> bool:
     """Whether two equal changes may be two increments, so that one of them is lost."""
-    return type(mine) in (int, float) and not same(0 if base is _MISSING else base, mine)
+    return type(mine) in (int, float) and mine != (0 if base is MISSING else base)
 
 
-def _by_field(mine: Any, theirs: Any) -> bool:
-    """Whether the two can be merged in place, field by field."""
-    if type(mine) is not type(theirs):
-        return False
-    if isinstance(mine, dict):
-        return _tells_equals(mine) and _tells_equals(theirs)
-    frozen = getattr(getattr(type(mine), "__dataclass_params__", None), "frozen", False)
-    return not frozen and not isinstance(mine, (list, tuple, Enum)) and _is_made_of_attributes(mine)
+def _path(owner: Node, field: Field | None, value: Any) -> str:
+    return owner.path() + step(field) if owner.way else type(value).__qualname__
 
 
-def _is_made_of_attributes(value: Any) -> bool:
-    # Attributes of other people's classes are their own affair: half a path or half a frame is no value. Nor are they
-    # all of an array or an exception with attributes: there, what compares and what pickles is not Python.
-    kind: Any = type(value)
-    methods = ((getattr(kind, name), getattr(object, name)) for name in ("__eq__", "__reduce__", "__reduce_ex__"))
-    return (
-        is_own_module(kind.__module__)
-        and not isinstance(value, type)
-        and all(method is plain or isinstance(method, FunctionType) for method, plain in methods)
-    )
+def _parts(node: Node, pairs: Pairing | None) -> dict[Any, _Part]:
+    """The parts by what they are called on all sides: a key that is an object of its own by that of the base."""
+    found: dict[Any, _Part] = {field: _Part(field, None, value) for field, value in node.fields.items()}
+    found |= {_name(key, pairs): _Part(None, key, value) for key, value in node.odd}
+    if node.kind is Kind.SET:
+        found |= {_name(each, pairs): _Part(None, each, is_atom(each) or each) for each in node.items}
+    return found
 
 
-def _tells_equals(members: Iterable[Any]) -> bool:
-    # Where a copy's members are others than the original's, all of them would be taken for added.
-    by_identity: Any = object.__hash__
-    return all(type(member).__hash__ is not by_identity for member in list(members))
+def _name(key: Any, pairs: Pairing | None) -> Any:
+    if is_atom(key):
+        return key
+    if isinstance(key, (tuple, frozenset)):
+        return type(key), (tuple if isinstance(key, tuple) else frozenset)(_name(each, pairs) for each in key)
+    kind: Any = type(key)
+    if kind.__hash__ is not object.__hash__:
+        return key
+    paired = None if pairs is None else pairs.back.get(id(key))
+    return Node, id(key if paired is None else paired.obj)
 
 
-def _merge_fields(base: Any, mine: Any, theirs: Any, path: str, met: _Met) -> list[str]:
-    old, own, other = _fields(base), _fields(mine), _fields(theirs)
-    lost: list[str] = []
-    for field in [*own, *(field for field in other if field not in own)]:
-        values = old.get(field, _MISSING), own.get(field, _MISSING), other.get(field, _MISSING)
-        merged, conflicts = _merge(*values, _step(mine, field, path), met)
-        lost += conflicts
-        if merged is not values[1]:
-            _set_field(mine, field, merged)
-    return lost
-
-
-def _fields(obj: Any) -> dict[_Field, Any]:
-    # A list of the items, at once: another thread may change the dict meanwhile.
-    items = {_Field(key, is_key=True): value for key, value in list(obj.items())} if isinstance(obj, dict) else {}
-    return items | {_Field(name, is_key=False): getattr(obj, name, _MISSING) for name in attributes_of(obj)}
-
-
-def _set_field(obj: Any, field: _Field, value: Any) -> None:
-    if field.is_key:
-        obj.pop(field.name) if value is _MISSING else obj.__setitem__(field.name, value)
-    elif value is _MISSING:
-        object.__delattr__(obj, field.name)
+def _put(obj: Any, place: Field | slice | None, key: Any, value: Any) -> None:
+    if isinstance(place, slice):
+        obj[place] = value
+    elif place is not None and not place.is_key:
+        _put_attribute(obj, place.name, value)
     else:
-        object.__setattr__(obj, field.name, value)
+        _put_item(obj, key if place is None else place.name, value)
 
 
-def _step(obj: Any, field: _Field, path: str) -> str:
-    root = path or type(obj).__qualname__
-    if not field.is_key:
-        return f"{root}.{field.name}"
-    # A key may be a visitor's own words: only what reads like a name is shown.
-    is_name = isinstance(field.name, str) and field.name.isidentifier()
-    return f"{root}[{field.name!r}]" if is_name else f"{root}[...]"
+def _put_attribute(obj: Any, name: str, value: Any) -> None:
+    if value is not MISSING:
+        object.__setattr__(obj, name, value)
+    else:
+        object.__delattr__(obj, name)
 
 
-def _both_appended(base: Any, mine: Any, theirs: Any) -> bool:
-    if not all(type(value) is list for value in (base, mine, theirs)):
-        return False
-    start = len(base)
-    return len(mine) >= start <= len(theirs) and same(mine[:start], base) and same(theirs[:start], base)
-
-
-def _shared_start(base: list[Any], mine: list[Any], theirs: list[Any]) -> int:
-    """How far the two lists are the same: a script fills every fresh list with the same greeting."""
-    start = len(base)
-    while start < min(len(mine), len(theirs)) and same(mine[start], theirs[start]):
-        start += 1
-    return start
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two values hold the same. Attributes tell, not an `__eq__` of the app, which may look at an id alone."""
-    return _same(one, other, set())
-
-
-def _same(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:  # noqa: PLR0911 (a table of cases)
-    if one is other:
-        return True
-    if type(one) is not type(other) or one is _MISSING:
-        return False
-    if (id(one), id(other)) in met:
-        return True  # a cycle: whatever differs is met on another way
-    met.add((id(one), id(other)))
-    if isinstance(one, (dict, list, tuple)):
-        return _same_parts(one, other, met) and _same_attributes(one, other, met)
-    if _is_made_of_attributes(one):
-        return _same_attributes(one, other, met)
-    if is_own_module(type(one).__module__):
-        return _equal(one, other) and _same_attributes(one, other, met)
-    return _equal(one, other) or (bool(attributes_of(one)) and _same_attributes(one, other, met))
-
-
-def _same_parts(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(
-            _same(value, other.get(key, _MISSING), met) for key, value in list(one.items())
-        )
-    return len(one) == len(other) and all(_same(a, b, met) for a, b in zip(list(one), list(other), strict=False))
-
-
-def _same_attributes(one: Any, other: Any, met: set[tuple[int, int]]) -> bool:
-    names = attributes_of(one)
-    return {*names} == {*attributes_of(other)} and all(
-        _same(getattr(one, name, _MISSING), getattr(other, name, _MISSING), met) for name in names
-    )
-
-
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        # numpy stretches arrays of other shapes until they can be compared
-        if any(getattr(one, trait, None) != getattr(other, trait, None) for trait in ("shape", "dtype")):
-            return False
-        # pandas answers == with a frame, numpy with an array
-        answer = one.equals(other) if hasattr(one, "equals") else one == other
-        is_equal = bool(answer.all() if hasattr(answer, "all") else answer)
-        # what is no number is not even equal to itself
-        return is_equal or (not attributes_of(one) and pickle.dumps(one) == pickle.dumps(other))
-    except Exception:  # noqa: BLE001 (a comparison that fails says nothing: the values count as different)
-        return False
+def _put_item(obj: Any, key: Any, value: Any) -> None:
+    if isinstance(obj, dict):
+        obj.pop(key, None) if value is MISSING else obj.__setitem__(key, value)
+    elif value is MISSING:
+        obj.discard(key)
+    else:
+        obj.add(key)

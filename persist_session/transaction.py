@@ -16,9 +16,10 @@ from persist_session.errors import (
     UnpicklableStateError,
 )
 from persist_session.live import Caller, Live
-from persist_session.merge import merge, same
+from persist_session.merge import merge
 from persist_session.pickling import Pickled, UnpicklableError, loads
 from persist_session.place import Absence, Place, Saved
+from persist_session.sameness import same
 from persist_session.shape import fill
 from persist_session.snapshot import pack, restore
 from persist_session.view import UnrestorableError

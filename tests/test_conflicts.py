@@ -331,6 +331,7 @@ def test_a_change_of_an_overlapping_run_while_the_object_follows_the_record_is_s
     """It comes between the merge and the new baseline."""
     one, two = two_tabs(browser)
     mine = seen(one)
+    run = one._context.parallel_coordinator  # goes on
     save(two, other=1)
 
     def merge(*arguments: Any, **options: Any) -> Any:
@@ -341,6 +342,7 @@ def test_a_change_of_an_overlapping_run_while_the_object_follows_the_record_is_s
     with monkeypatch.context() as patch:
         patch.setattr("persist_session.live.merge", merge)
         seen(one)
+    assert run is not one._context.parallel_coordinator
     save(one)
     assert seen(browser.open()) == AppState(9, 1)
 

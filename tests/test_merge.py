@@ -13,7 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from persist_session.merge import merge, same
+from persist_session.merge import merge
+from persist_session.sameness import same
 from support.script import ScriptRun
 
 RUN = ScriptRun("""
@@ -209,13 +210,15 @@ def test_sets_keep_what_either_added_and_lack_what_either_removed() -> None:
 
 
 def test_members_that_are_equal_to_themselves_only_are_not_doubled() -> None:
-    """A copy's members are others than the original's: nobody can tell which of them are new."""
-    base, mine, theirs = (State(items={State(n=1), State(n=2)}, by={State(n=3): 1}, n=0) for _ in range(3))
+    """A copy's members are others than the original's: they are paired by what they hold."""
+    base, mine, theirs = (State(items={State(n=1), State(n=2)}, by={State(n=3): 1, (State(n=5), 1): 1}) for _ in "abc")
     mine.n = 1
     theirs.items.add(State(n=4))
+    theirs.by[next(iter(theirs.by))] = 2
     result, lost = merge(base, mine, theirs)
-    assert (len(result.items), len(result.by)) == (2, 1)
-    assert "State.items" in lost
+    assert sorted(item.n for item in result.items) == [1, 2, 4]
+    assert sorted(result.by.values()) == [1, 2]
+    assert lost == []
 
 
 # --- structures
@@ -249,17 +252,34 @@ def test_what_is_reached_on_many_ways_is_merged_once() -> None:
     assert merge(diamond(1), diamond(1), diamond(3))[1] == []
 
 
+def chain(n: int, length: int) -> Any:
+    """Objects in objects."""
+    node = State(n=n)
+    for _ in range(length):
+        node = State(next=node)
+    return node
+
+
+def test_what_is_nested_deeply_is_merged() -> None:
+    """Deeper than Python functions can call each other; the message names the end of the way."""
+    result, lost = merge(chain(1, 5000), chain(2, 5000), chain(3, 5000))
+    for _ in range(5000):
+        result = result.next
+    assert result.n == 2
+    assert lost == ["State..." + ".next" * 12 + ".n"]
+
+
 def test_what_is_nested_too_deeply_is_mine() -> None:
-    """It is no reason to fail a save."""
+    """Where two new objects are too deep to be compared: it is no reason to fail a save."""
 
-    def chain(n: int) -> Any:
-        node = State(n=n)
-        for _ in range(5000):
-            node = State(next=node)
-        return node
+    def tower(n: int) -> list[Any]:
+        inner: list[Any] = [n]
+        for _ in range(2000):
+            inner = [inner]
+        return inner
 
-    mine = chain(2)
-    result, lost = merge(chain(1), mine, chain(3))
+    mine = State(a=tower(2))
+    result, lost = merge(State(a=None), mine, State(a=tower(3)))
     assert result is mine
     assert lost == ["State"]
 
@@ -369,7 +389,7 @@ def test_a_frame_is_one_value() -> None:
     """Half a frame is none."""
     frames = [pd.DataFrame({"a": [n]}) for n in (1, 1, 2)]
     result, lost = merge(*(State(frame=frame) for frame in frames))
-    assert result.frame is frames[2]
+    assert same(result.frame, frames[2])
     assert lost == []
 
 

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persist_session import pickling
-from persist_session.merge import same
 from persist_session.pickling import UnpicklableError, attributes_of, dumps, instances, loads
+from persist_session.sameness import same
 from persist_session.view import UnrestorableError, View, is_own_module
 from support.script import ScriptRun
 
