@@ -7,6 +7,8 @@ that don't. Everything else is a value as a whole: half a frame, or half of an o
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import operator
 from collections.abc import Iterator
 from enum import Enum
 from types import FunctionType, MethodType
@@ -16,24 +18,16 @@ from persist_session.pickling import attributes_of
 from persist_session.view import is_own_module
 
 MISSING = object()
+"""Stands for a part that is not there."""
 
 _ATOMS = frozenset(
-    {
-        int,
-        float,
-        complex,
-        bool,
-        str,
-        bytes,
-        type(None),
-        type(MISSING),
-        dt.datetime,
-        dt.date,
-        type,
-        FunctionType,
-    }
+    {int, float, complex, bool, str, bytes, type(None), type(MISSING), dt.datetime, dt.date, type, FunctionType}
 )
+_CONTAINERS = frozenset({dict, list, set, tuple, frozenset})
 _LONGEST_PATH = 12
+# Of most nodes, and never changed.
+_NONE: list[Any] = []
+_NO_LINKS: dict[Any, Any] = {}
 
 
 class Kind(Enum):
@@ -45,18 +39,16 @@ class Kind(Enum):
     FIXED = "parts that never change"
 
 
-class Field(NamedTuple):
-    """The name of an attribute, or a key of a dict; a dict of an own class may have both."""
+class Attribute(NamedTuple):
+    """A field that is an attribute; a dict of an own class may have a key of the same name, which is a field, too."""
 
-    name: Any
-    is_key: bool
+    name: str
 
 
-class Way(NamedTuple):
-    """How an object is reached from another one: by a field, or, without one, as an element or a key."""
+ELEMENT = Attribute("")
+"""Stands for the field of whatever has none: an element, a member, a key that is an object of its own."""
 
-    parent: Node
-    field: Field | None
+_attribute = functools.lru_cache(maxsize=4096)(Attribute)
 
 
 class Node:
@@ -65,72 +57,115 @@ class Node:
     Attributes:
         obj: The object.
         kind: What its parts are.
-        fields: The attributes, and the dict's items under plain keys.
+        fields: The attributes, and a dict's items under plain keys.
         items: The elements of a list, tuple or set, in order.
-        odd: The dict's items under other keys: an own object, or a tuple with one in it.
-        way: The first way on which the object is reached; None for the root.
-        uses: The number of all ways.
-        digest: Equal for two objects whose own values are equal; says nothing of the objects inside.
+        odd: A dict's items under other keys: an own object, or a tuple with one in it.
+        links: Those fields that are nodes themselves.
+        elements: The nodes of the items, None for one that is none; empty where all are none.
+        is_leaf: Whether no part is a node.
+        is_plain: Whether all parts are nodes or atoms.
+        uses: The number of ways on which the object is reached.
+        parent: Where the first of them comes from; None for the root.
+        field: The parent's field that the first of them leads through.
     """
 
-    __slots__ = ("digest", "fields", "items", "kind", "obj", "odd", "uses", "way")
+    __slots__ = (
+        "_digest",
+        "elements",
+        "field",
+        "fields",
+        "is_leaf",
+        "is_plain",
+        "items",
+        "kind",
+        "links",
+        "obj",
+        "odd",
+        "parent",
+        "uses",
+    )
 
     def __init__(self, obj: Any, kind: Kind) -> None:
         self.obj = obj
         self.kind = kind
-        self.items: list[Any] = list(obj) if isinstance(obj, (list, tuple, set, frozenset)) else []
-        self.odd: list[tuple[Any, Any]] = []
-        self.fields: dict[Field, Any] = {}
-        if isinstance(obj, dict):
-            for key, value in list(obj.items()):  # at once: another thread may change the dict meanwhile
-                if type(key) in _ATOMS or isinstance(key, Enum):
-                    self.fields[Field(key, is_key=True)] = value
-                else:
-                    self.odd.append((key, value))
-        for name in _saved_attributes(obj):
-            self.fields[Field(name, is_key=False)] = getattr(obj, name, MISSING)
-        self.way: Way | None = None
+        # Copied at once: another thread may change a container meanwhile.
+        self.fields: dict[Any, Any] = dict(obj) if isinstance(obj, dict) else _NO_LINKS
+        self.items: list[Any] = list(obj) if isinstance(obj, (list, tuple, set, frozenset)) else _NONE
+        self.odd: list[tuple[Any, Any]] = _NONE
+        if self.fields and not _ATOMS.issuperset(map(type, self.fields)):
+            self.odd = [item for item in self.fields.items() if not _is_plain_key(item[0])]
+            self.fields = {key: value for key, value in self.fields.items() if _is_plain_key(key)}
+        if type(obj) not in _CONTAINERS:
+            self.fields = self.fields | {
+                _attribute(name): getattr(obj, name, MISSING) for name in _saved_attributes(obj)
+            }
+        self.links: dict[Any, Node] = _NO_LINKS
+        self.elements: list[Node | None] = _NONE
+        self.is_leaf = self.is_plain = True
         self.uses = 0
-        self.digest = self._digest()
+        self.parent: Node | None = None
+        self.field: Any = ELEMENT
+        self._digest: int | None = None
 
-    def _digest(self) -> int:
-        items = map(token, self.items)
-        return hash(
-            (
-                type(self.obj),
-                frozenset((field, token(value)) for field, value in self.fields.items()),
-                frozenset((token(key), token(value)) for key, value in self.odd),
-                frozenset(items) if isinstance(self.obj, (set, frozenset)) else tuple(items),
+    @property
+    def digest(self) -> int:
+        """Equal for two objects whose own values are equal; of the objects inside only their classes count."""
+        if self._digest is None:
+            items = [token(item) for item in self.items] if self.items else []
+            self._digest = hash(
+                (
+                    type(self.obj),
+                    self._field_tokens(),
+                    frozenset((token(key), token(value)) for key, value in self.odd),
+                    len(items) + len(self.odd),
+                    frozenset(items) if isinstance(self.obj, (set, frozenset)) else tuple(items),
+                )
             )
+        return self._digest
+
+    def is_same_leaf(self, other: Node) -> bool:
+        """Whether two objects hold nothing but plain values, and the same ones: compared without a look at each."""
+        return (
+            self.is_leaf
+            and other.is_leaf
+            and self.is_plain
+            and other.is_plain
+            and self.fields == other.fields
+            and self.items == other.items
+            and all(map(operator.is_, map(type, self.fields.values()), map(type, other.fields.values())))
+            and all(map(operator.is_, map(type, self.items), map(type, other.items)))
         )
 
-    def parts(self) -> Iterator[tuple[Field | None, Any]]:
-        """All objects inside, each with its field."""
-        yield from self.fields.items()
-        for item in self.items:
-            yield None, item
-        for key, value in self.odd:
-            yield None, key
-            yield None, value
+    def _field_tokens(self) -> frozenset[Any]:
+        kinds = [*map(type, self.fields.values())]
+        if _ATOMS.issuperset(kinds):
+            return frozenset(zip(self.fields.items(), kinds, strict=True))
+        return frozenset((field, token(value)) for field, value in self.fields.items())
+
+    def parts(self) -> Iterator[Any]:
+        """All that is inside."""
+        yield from self.fields.values()
+        yield from self.items
+        for item in self.odd:
+            yield from item
 
     def path(self) -> str:
         """The first way to the object, for messages; of a long one its end."""
         steps: list[str] = []
         node = self
-        while node.way is not None and node.way.parent.way is not None:
-            steps.append(step(node.way.field))
-            node = node.way.parent
+        while node.parent is not None and node.parent.parent is not None:
+            steps.append(step(node.field))
+            node = node.parent
         left_out = ["..."] if len(steps) > _LONGEST_PATH else []
         return "".join([type(node.obj).__qualname__, *left_out, *reversed(steps[:_LONGEST_PATH])])
 
 
-def step(field: Field | None) -> str:
+def step(field: Any) -> str:
     """A step of a path."""
-    if field is not None and not field.is_key:
+    if isinstance(field, Attribute) and field is not ELEMENT:
         return f".{field.name}"
     # A key may be a visitor's own words: only what reads like a name is shown.
-    is_name = field is not None and isinstance(field.name, str) and field.name.isidentifier()
-    return f"[{field.name!r}]" if field is not None and is_name else "[...]"
+    return f"[{field!r}]" if isinstance(field, str) and field.isidentifier() else "[...]"
 
 
 class Graph:
@@ -146,29 +181,34 @@ class Graph:
         self.nodes: dict[int, Node] = {id(self.root.obj): self.root}
         waiting = [self.root]
         for node in waiting:  # grows meanwhile: a walk in breadth, so that first ways are short ones
-            for field, part in node.parts():
-                found = self._meet(part)
-                if found is None:
-                    continue
-                if not found.uses:
-                    waiting.append(found)
-                    found.way = Way(node, field)
-                found.uses += 1
+            if not _ATOMS.issuperset(map(type, node.fields.values())):
+                found = {field: self._meet(node, field, part, waiting) for field, part in node.fields.items()}
+                node.links = {field: part for field, part in found.items() if part is not None}
+            if not _ATOMS.issuperset(map(type, node.items)):
+                node.elements = [self._meet(node, ELEMENT, item, waiting) for item in node.items]
+            for item in node.odd:
+                for part in item:
+                    self._meet(node, ELEMENT, part, waiting)
 
     def content(self, part: Any) -> Any:
         """What an object is found again by in a changed copy of the graph: what it holds itself."""
         node = self.nodes.get(id(part))
         return token(part) if node is None else node.digest
 
-    def _meet(self, obj: Any) -> Node | None:
+    def _meet(self, parent: Node, field: Any, obj: Any, waiting: list[Node]) -> Node | None:
         if type(obj) in _ATOMS:
             return None
         node = self.nodes.get(id(obj))
         if node is None:
             kind = kind_of(obj)
             if kind is None:
+                parent.is_plain = False
                 return None
             node = self.nodes[id(obj)] = Node(obj, kind)
+            node.parent, node.field = parent, field
+            waiting.append(node)
+        node.uses += 1
+        parent.is_leaf = False
         return node
 
 
@@ -177,22 +217,28 @@ def is_atom(obj: Any) -> bool:
     return type(obj) in _ATOMS
 
 
-def kind_of(obj: Any) -> Kind | None:  # noqa: PLR0911 (a table of cases)
+def _is_plain_key(key: Any) -> bool:
+    return type(key) in _ATOMS or isinstance(key, Enum)
+
+
+def kind_of(obj: Any) -> Kind | None:
     """What the parts of an object are; None for a value."""
-    kind: Any = type(obj)
     if isinstance(obj, dict):
         return Kind.FIELDS
-    if kind is list:
-        return Kind.LIST
-    if kind is set:
-        return Kind.SET
-    if kind in (tuple, frozenset):
-        return Kind.FIXED
-    if isinstance(obj, (Enum, type)) or not _is_made_of_attributes(kind):
+    kind: Any = type(obj)
+    return _kind_of_class(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind_of_class(kind: Any) -> Kind | None:
+    known = {list: Kind.LIST, set: Kind.SET, tuple: Kind.FIXED, frozenset: Kind.FIXED}.get(kind)
+    if known is not None:
+        return known
+    if issubclass(kind, (Enum, type)) or not _is_made_of_attributes(kind):
         return None
-    if isinstance(obj, list):
+    if issubclass(kind, list):
         return Kind.LIST
-    return Kind.FIXED if isinstance(obj, tuple) or is_frozen(kind) else Kind.FIELDS
+    return Kind.FIXED if issubclass(kind, tuple) or is_frozen(kind) else Kind.FIELDS
 
 
 def is_frozen(kind: Any) -> bool:

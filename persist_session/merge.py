@@ -8,11 +8,12 @@ between equal pickles.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from persist_session.graft import graft
-from persist_session.graph import MISSING, Field, Graph, Kind, Node, is_atom, step
+from persist_session.graph import ELEMENT, MISSING, Attribute, Graph, Kind, Node, is_atom, step
 from persist_session.pairing import Pairing, pair, pair_new
 from persist_session.sameness import Sameness
 
@@ -40,13 +41,13 @@ class _Change(NamedTuple):
 
     Attributes:
         node: My object.
-        place: An attribute or plain key; the elements of a list; None for a member, or an item of another key.
+        place: A field, or a stretch of a list; ELEMENT for a member, and for an item under a key of another kind.
         key: My own key or member, where I have it.
         theirs: Their key and part, MISSING where they have none.
     """
 
     node: Node
-    place: Field | slice | None
+    place: Any
     key: Any
     theirs: tuple[Any, Any]
 
@@ -54,12 +55,12 @@ class _Change(NamedTuple):
 class _Part(NamedTuple):
     """A part of an object: its field, or its key, and the value."""
 
-    place: Field | None
+    place: Any
     key: Any
     value: Any
 
 
-_NO_PART = _Part(None, MISSING, MISSING)
+_NO_PART = _Part(ELEMENT, MISSING, MISSING)
 
 
 class _Merge:
@@ -72,7 +73,7 @@ class _Merge:
         for old in self.base.nodes:
             if old in self.mine.pairs.there and old in self.theirs.pairs.there:
                 self.pairs.add(self.mine.pairs.there[old], self.theirs.pairs.there[old])
-        pair_new(self.pairs, self.mine.pairs, self.theirs.pairs, here, there)
+        pair_new(self.pairs, self.mine.pairs, self.theirs.pairs)
         self.sameness = Sameness(self.pairs)
         self.theirs_win = theirs_win
         self.lost: list[str] = []
@@ -84,6 +85,8 @@ class _Merge:
         for theirs in list(self.pairs.there.values()):
             mine = self.pairs.back[id(theirs.obj)]
             base = self.mine.pairs.back.get(id(mine.obj))
+            if base is not None and self.mine.is_unchanged(base, mine) and self.theirs.is_unchanged(base, theirs):
+                continue
             if mine.kind is Kind.LIST and base is not None:
                 changes += self._changed_list(base, mine, theirs)
             if mine.kind is not Kind.FIXED:
@@ -97,11 +100,12 @@ class _Merge:
         changes = []
         for name in [*own, *(name for name in other if name not in own)]:
             before, here, there = old.get(name, _NO_PART), own.get(name, _NO_PART), other.get(name, _NO_PART)
-            if self._is_taken(before.value, here.value, there.value, mine, here.place or there.place):
-                changes.append(_Change(mine, here.place or there.place, here.key, (there.key, there.value)))
+            place = there.place if here is _NO_PART else here.place
+            if self._is_taken(before.value, here.value, there.value, mine, place):
+                changes.append(_Change(mine, place, here.key, (there.key, there.value)))
         return changes
 
-    def _is_taken(self, base: Any, mine: Any, theirs: Any, owner: Node, field: Field | None) -> bool:
+    def _is_taken(self, base: Any, mine: Any, theirs: Any, owner: Node, field: Any) -> bool:
         """Whether my part becomes theirs; notes whose change is dropped, if one is."""
         if self.theirs.sameness.same(base, theirs):
             is_conflict, is_taken = self.theirs.is_lost(base, self.mine), False
@@ -167,6 +171,19 @@ class _Side:
         self._base = base
         self._looked_at: set[int] = set()
 
+    def is_unchanged(self, old: Node, own: Node) -> bool:
+        """Whether an object surely has the parts that it had: what can be told at a glance."""
+        if old.is_same_leaf(own):
+            return True
+        if old.is_leaf or not old.is_plain or not own.is_plain or old.odd or old.digest != own.digest:
+            return False
+        links = ((node, own.links.get(field)) for field, node in old.links.items())
+        elements = zip(old.elements, own.elements, strict=False)
+        return all(
+            node is None or (node.kind is not Kind.FIXED and self.pairs.there.get(id(node.obj)) is its_node)
+            for node, its_node in itertools.chain(links, elements)
+        )
+
     def is_lost(self, old: Any, other: _Side) -> bool:
         """Whether the other side has dropped an object, or one inside of it, that this side has changed."""
         waiting = [old]
@@ -178,7 +195,7 @@ class _Side:
             self._looked_at.add(id(obj))
             own = self.pairs.there.get(id(obj))
             is_lost |= own is not None and not self.sameness.same_parts(node, own)
-            waiting += [part for _, part in node.parts()]
+            waiting += node.parts()
         return is_lost
 
 
@@ -187,16 +204,16 @@ def _may_be_counts(base: Any, mine: Any) -> bool:
     return type(mine) in (int, float) and mine != (0 if base is MISSING else base)
 
 
-def _path(owner: Node, field: Field | None, value: Any) -> str:
-    return owner.path() + step(field) if owner.way else type(value).__qualname__
+def _path(owner: Node, field: Any, value: Any) -> str:
+    return owner.path() + step(field) if owner.parent else type(value).__qualname__
 
 
 def _parts(node: Node, pairs: Pairing | None) -> dict[Any, _Part]:
     """The parts by what they are called on all sides: a key that is an object of its own by that of the base."""
     found: dict[Any, _Part] = {field: _Part(field, None, value) for field, value in node.fields.items()}
-    found |= {_name(key, pairs): _Part(None, key, value) for key, value in node.odd}
+    found |= {_name(key, pairs): _Part(ELEMENT, key, value) for key, value in node.odd}
     if node.kind is Kind.SET:
-        found |= {_name(each, pairs): _Part(None, each, is_atom(each) or each) for each in node.items}
+        found |= {_name(each, pairs): _Part(ELEMENT, each, is_atom(each) or each) for each in node.items}
     return found
 
 
@@ -212,13 +229,13 @@ def _name(key: Any, pairs: Pairing | None) -> Any:
     return Node, id(key if paired is None else paired.obj)
 
 
-def _put(obj: Any, place: Field | slice | None, key: Any, value: Any) -> None:
+def _put(obj: Any, place: Any, key: Any, value: Any) -> None:
     if isinstance(place, slice):
         obj[place] = value
-    elif place is not None and not place.is_key:
+    elif isinstance(place, Attribute) and place is not ELEMENT:
         _put_attribute(obj, place.name, value)
     else:
-        _put_item(obj, key if place is None else place.name, value)
+        _put_item(obj, key if place is ELEMENT else place, value)
 
 
 def _put_attribute(obj: Any, name: str, value: Any) -> None:

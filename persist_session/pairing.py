@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from persist_session.graph import Field, Graph, Kind, Node, is_atom
+from persist_session.graph import Graph, Kind, Node, is_atom
 
 Candidate = tuple[Node, Node]
 
@@ -63,7 +63,7 @@ class _Ends:
 
     def is_open(self, node: Node) -> bool:
         """Whether there are more ways to the node, from objects that are not paired, or not yet."""
-        return self._seen[id(node.obj)] < node.uses
+        return node.uses > 1 and self._seen[id(node.obj)] < node.uses
 
 
 class _Search:
@@ -76,7 +76,7 @@ class _Search:
         self._votes: Counter[tuple[int, int]] = Counter()
         self._waiting: list[tuple[tuple[int, ...], int, Node, Node]] = []
         self._number = 0
-        self._add(one.root, other.root)
+        self._add_all(one.root, other.root)
         while self._waiting:
             rank, _, first, second = heapq.heappop(self._waiting)
             if self.pairs.is_paired(first, second) or self._is_unlikely(first, second):
@@ -84,42 +84,47 @@ class _Search:
             if rank < self._rank(first, second):  # a rival came since
                 self._push(first, second)
             else:
-                self._add(first, second)
+                self._add_all(first, second)
 
-    def _add(self, first: Node, second: Node) -> None:
-        self.pairs.add(first, second)
-        self._drop_rivals(self._here.rivals.pop(id(first.obj), {}), self._there.rivals, first)
-        self._drop_rivals(self._there.rivals.pop(id(second.obj), {}), self._here.rivals, second)
-        common = [*_parts_in_common(self._graphs[0], first, self._graphs[1], second)]
-        changed = [
-            *self._see(self._here, self._graphs[0], first, {id(part) for part, _ in common}),
-            *self._see(self._there, self._graphs[1], second, {id(part) for _, part in common}),
-        ]
-        for part, its_part in common:
-            a, b = self._graphs[0].nodes.get(id(part)), self._graphs[1].nodes.get(id(its_part))
-            if a is not None and b is not None and type(part) is type(its_part):
-                self._vote(a, b)
-        for rivals in changed:
-            for a, b in rivals.values():
-                self._push(a, b)
-
-    def _see(self, ends: _Ends, graph: Graph, parent: Node, matched: set[int]) -> Iterator[dict[int, Candidate]]:
-        """Counts the ways from a node that was paired, and yields the candidates of objects that have no others."""
-        for _, part in parent.parts():
-            node = graph.nodes.get(id(part))
-            if node is None:
+    def _add_all(self, first: Node, second: Node) -> None:
+        """Pairs two objects, and those inside of them to which there is no other way."""
+        waiting = [(first, second)]
+        for one, other in waiting:  # grows meanwhile
+            self.pairs.add(one, other)
+            if one.uses == other.uses == 1 and one.is_leaf and other.is_leaf:
                 continue
+            self._drop_rivals(self._here.rivals.pop(id(one.obj), {}), self._there.rivals, one)
+            self._drop_rivals(self._there.rivals.pop(id(other.obj), {}), self._here.rivals, other)
+            common = [*_nodes_in_common(self._graphs[0], one, self._graphs[1], other)]
+            self._see(self._here, self._graphs[0], one, [a for a, _ in common])
+            self._see(self._there, self._graphs[1], other, [b for _, b in common])
+            for a, b in common:
+                if type(a.obj) is not type(b.obj):
+                    continue
+                if a.uses == b.uses == 1:
+                    waiting.append((a, b))
+                elif not self.pairs.is_paired(a, b):
+                    self._vote(a, b)
+
+    def _see(self, ends: _Ends, graph: Graph, parent: Node, matched: list[Node]) -> None:
+        """Counts the ways from a node that was paired; a candidate to which there are no others becomes likelier."""
+        shared = [node for node in _nodes_in(graph, parent) if node.uses > 1]
+        if not shared:
+            return
+        found = {id(node.obj) for node in matched}
+        for node in shared:
+            key = id(node.obj)
             ends.see(node)
-            if id(part) not in matched:
-                ends.unmatched.add(id(part))
-            if not ends.is_open(node) and id(part) in ends.rivals:
-                yield ends.rivals[id(part)]
+            if key not in found:
+                ends.unmatched.add(key)
+            if not ends.is_open(node) and key in ends.rivals:
+                for a, b in ends.rivals[key].values():
+                    self._push(a, b)
 
     def _vote(self, a: Node, b: Node) -> None:
-        if not self.pairs.is_paired(a, b):
-            self._votes[id(a.obj), id(b.obj)] += 1
-            self._here.rivals[id(a.obj)][id(b.obj)] = self._there.rivals[id(b.obj)][id(a.obj)] = a, b
-            self._push(a, b)
+        self._votes[id(a.obj), id(b.obj)] += 1
+        self._here.rivals[id(a.obj)][id(b.obj)] = self._there.rivals[id(b.obj)][id(a.obj)] = a, b
+        self._push(a, b)
 
     def _drop_rivals(self, gone: dict[int, Candidate], ends: dict[int, dict[int, Candidate]], node: Node) -> None:
         for key in gone:
@@ -129,9 +134,8 @@ class _Search:
                 self._push(*next(iter(left.values())))
 
     def _push(self, first: Node, second: Node) -> None:
-        self._number -= (
-            1  # of equals the last one met: what points to an object stands nearer to the root than its owner
-        )
+        # Of equals the last one met: what points to an object stands nearer to the root than its owner.
+        self._number -= 1
         heapq.heappush(self._waiting, (self._rank(first, second), self._number, first, second))
 
     def _rank(self, a: Node, b: Node) -> tuple[int, ...]:
@@ -146,7 +150,7 @@ class _Search:
     def _is_unlikely(self, a: Node, b: Node) -> bool:
         """Whether a removed object and a new one only meet where something refers to the one or the other."""
         doubts = (id(a.obj) in self._here.unmatched) + (id(b.obj) in self._there.unmatched)
-        return _likeness(a, b) < doubts
+        return doubts > 0 and _likeness(a, b) < doubts
 
 
 def _likeness(one: Node, other: Node) -> int:
@@ -159,17 +163,17 @@ def _likeness(one: Node, other: Node) -> int:
     )
 
 
-def pair_new(pairs: Pairing, base_here: Pairing, base_there: Pairing, here: Graph, there: Graph) -> None:
+def pair_new(pairs: Pairing, base_here: Pairing, base_there: Pairing) -> None:
     """Adds the objects that both sides made at one place, like a dict under one key.
 
     An object that can be reached on another way, too, is one of its own: that both sides have opened a chat does not
     make their chats the same.
     """
-    waiting = [(here.nodes[id(node.obj)], pairs.there[id(node.obj)]) for node in pairs.back.values()]
+    waiting = [(pairs.back[id(other.obj)], other) for other in pairs.there.values() if other.links]
     for one, other in waiting:  # grows meanwhile
-        for field in [*_new_fields(one, other)]:
-            a, b = here.nodes.get(id(one.fields[field])), there.nodes.get(id(other.fields[field]))
-            if a is None or b is None or type(a.obj) is not type(b.obj) or a.kind is not Kind.FIELDS:
+        for field, a in one.links.items() if one.kind is Kind.FIELDS else ():
+            b = other.links.get(field)
+            if b is None or type(a.obj) is not type(b.obj) or a.kind is not Kind.FIELDS:
                 continue
             is_new = id(a.obj) not in base_here.back and id(b.obj) not in base_there.back
             if is_new and a.uses == b.uses == 1:
@@ -177,26 +181,36 @@ def pair_new(pairs: Pairing, base_here: Pairing, base_there: Pairing, here: Grap
                 waiting.append((a, b))
 
 
-def _new_fields(one: Node, other: Node) -> Iterator[Field]:
-    return (field for field in one.fields if field in other.fields) if one.kind is Kind.FIELDS else iter(())
+def _nodes_in(graph: Graph, node: Node) -> Iterator[Node]:
+    yield from node.links.values()
+    yield from (each for each in node.elements if each is not None)
+    for item in node.odd:
+        yield from (graph.nodes[id(part)] for part in item if id(part) in graph.nodes)
 
 
-def _parts_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterator[tuple[Any, Any]]:
-    for field, part in one.fields.items():
-        if field in other.fields:
-            yield part, other.fields[field]
+def _nodes_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterator[Candidate]:
+    for field, node in one.links.items():
+        if field in other.links:
+            yield node, other.links[field]
+    if one.elements and other.elements:
+        for i, j in _places_in_common(here, one, there, other):
+            a, b = one.elements[i], other.elements[j]
+            if a is not None and b is not None:
+                yield a, b
+    if one.odd and other.odd:
+        keys, its_keys = [key for key, _ in one.odd], [key for key, _ in other.odd]
+        for i, j in _in_order(here, keys, there, its_keys):
+            for part, its_part in zip(one.odd[i], other.odd[j], strict=True):
+                if id(part) in here.nodes and id(its_part) in there.nodes:
+                    yield here.nodes[id(part)], there.nodes[id(its_part)]
+
+
+def _places_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterable[tuple[int, int]]:
     if isinstance(one.obj, (set, frozenset)):
-        contents = map(here.content, one.items), map(there.content, other.items)
-        yield from ((one.items[i], other.items[j]) for i, j in _by_content(*contents))
-    elif one.kind is Kind.FIXED:
-        yield from zip(one.items, other.items, strict=False)
-    else:
-        yield from _in_order(here, one.items, there, other.items)
-    keys, its_keys = [key for key, _ in one.odd], [key for key, _ in other.odd]
-    values, its_values = dict(one.odd), dict(other.odd)
-    for key, its_key in _in_order(here, keys, there, its_keys):
-        yield key, its_key
-        yield values[key], its_values[its_key]
+        return _by_content(map(here.content, one.items), map(there.content, other.items))
+    if one.kind is Kind.FIXED:
+        return zip(range(len(one.items)), range(len(other.items)), strict=False)
+    return _in_order(here, one.items, there, other.items)
 
 
 def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int, int]]:
@@ -215,10 +229,14 @@ def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int
         yield left[0], rest[0]
 
 
-def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Pairs the elements of two lists: those that hold the same; between them, those of stretches of one length."""
-    partner = _anchors([*map(here.content, one)], [*map(there.content, other)])
-    yield from ((one[i], other[j]) for i, j in partner.items())
+def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[int, int]]:
+    """Pairs the places of two lists: of what holds the same; between that, of stretches of one length."""
+    if len(one) == len(other) and all(_are_same_leaves(here, one, there, other)):
+        yield from ((i, i) for i in range(len(one)))
+        return
+    contents, its_contents = [*map(here.content, one)], [*map(there.content, other)]
+    partner = _anchors(contents, its_contents)
+    yield from partner.items()
     taken = set(partner.values())
     i, j = 0, 0
     while i < len(one):
@@ -227,18 +245,30 @@ def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> It
             i += 1
         end = partner[i] if i < len(one) else len(other)
         if i - start == end - j and taken.isdisjoint(range(j, end)):
-            yield from zip(one[start:i], other[j:end], strict=True)
+            yield from zip(range(start, i), range(j, end), strict=True)
         elif i == len(one) and i - start < end - j and taken.isdisjoint(range(j, end)):
-            yield from _alike(here, one[start:], there, other[j:])  # changed, and longer
+            nodes = (
+                (here.nodes.get(id(each)) for each in one[start:]),
+                (there.nodes.get(id(each)) for each in other[j:]),
+            )
+            yield from ((start + n, j + n) for n in range(_alike(*nodes)))  # changed, and longer
         i, j = i + 1, end + 1
 
 
-def _alike(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[Any, Any]]:
-    for part, its_part in zip(one, other, strict=False):
-        a, b = here.nodes.get(id(part)), there.nodes.get(id(its_part))
+def _are_same_leaves(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[bool]:
+    for part, its_part in zip(one, other, strict=True):
+        node, its_node = here.nodes.get(id(part)), there.nodes.get(id(its_part))
+        yield node is not None and its_node is not None and node.is_same_leaf(its_node)
+
+
+def _alike(one: Iterable[Node | None], other: Iterable[Node | None]) -> int:
+    """How many objects at the beginnings of two lists are alike, each to the one at its place."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
         if a is None or b is None or not _likeness(a, b):
-            return
-        yield part, its_part
+            break
+        count += 1
+    return count
 
 
 def _anchors(here: list[Any], there: list[Any]) -> dict[int, int]:
@@ -249,7 +279,8 @@ def _anchors(here: list[Any], there: list[Any]) -> dict[int, int]:
     end = next((i for i in range(shorter) if here[-1 - i] != there[-1 - i]), shorter)
     found = {i: i for i in range(start)}
     middle, its_middle = range(start, len(here) - end), range(start, len(there) - end)
-    counts, its_counts = Counter(here[i] for i in middle), Counter(there[j] for j in its_middle)
-    places = {there[j]: j for j in its_middle}
-    found |= {i: places[here[i]] for i in middle if counts[here[i]] == its_counts[here[i]] == 1}
+    if middle and its_middle:
+        counts, its_counts = Counter(here[i] for i in middle), Counter(there[j] for j in its_middle)
+        places = {there[j]: j for j in its_middle}
+        found |= {i: places[here[i]] for i in middle if counts[here[i]] == its_counts[here[i]] == 1}
     return found | {len(here) - 1 - i: len(there) - 1 - i for i in range(end)}
