@@ -5,18 +5,21 @@
 
 Glossary:
     state: the app's object, any that can be pickled.
-    name: names a state and its cookie.
-    session id: 128 random bits, one browser's secret index for one name.
-    signed cookie: the session id, when it was signed, and the signature.
-    record key: a hash of name and session id; what stores, files and logs may see.
-    record: what the store keeps under a record key: the sealed pickle, its version, lineage and expiry.
+    name: names a state.
+    visitor: whoever's states lie together: a browser, by its cookie, or a logged-in user.
+    visitor id: 128 random bits, a browser's secret, in its cookie.
+    cookie: the visitor id, the time when it was signed, and the signature; one for all states.
+    visitor key: a hash of the visitor id, or of the user; what stores, files and logs may see.
+    record: what a store keeps for one visitor key and name: the sealed pickle, its version, lineage and expiry.
     lineage: a random mark of a record from its creation to its clearing.
     store: where records lie.
+    home: where one state lies for one visitor right now: the tab's memory, the browser's record, the user's record.
     tab: one Streamlit session.
-    live object: the state as a tab holds it between runs; its baseline is its own pickle, right after it was loaded.
-    transaction: load, block, commit or discard.
+    live object: the state as a tab holds it between runs.
+    transaction: load, block, commit or discard: an object, the pickle it was based on, the version it was based on.
 """
 
+from persist_session.browser.middleware import CookieMiddleware
 from persist_session.decorator import persist
 from persist_session.errors import (
     ConfigurationError,
@@ -29,7 +32,6 @@ from persist_session.errors import (
     UnloadableStateError,
     UnpicklableStateError,
 )
-from persist_session.middleware import CookieMiddleware
 from persist_session.settings import configure
 from persist_session.state import (
     StateInfo,

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import functools
-import logging
-import weakref
+import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
-from persist_session.cookie_policy import check_name
-from persist_session.errors import ConfigurationError, PersistSessionError
+from persist_session.errors import ConfigurationError
 from persist_session.state import (
     MaxAge,
     OnError,
     OnUnloadable,
+    check_name,
     clear_cookie_state,
-    end_of_run,
     persistent_state,
 )
+from persist_session.tab import tab_of
 from persist_session.transaction import OnConflict
-
-_log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -97,17 +94,40 @@ def persist(name: str, factory: Callable[[], Any] | None = None, **options: Any)
     return decorate
 
 
-def _in_block(
-    function: Callable[..., R], name: str, factory: Callable[[], Any], options: dict[str, Any]
-) -> Callable[..., R]:
-    block = persistent_state(name, factory, **options)
+def _in_block(function: Callable[..., Any], name: str, factory: Callable[[], Any], options: dict[str, Any]) -> Any:
+    """A function of the same kind, whose every call is a block: around the awaited, or the iterated, too."""
+
+    def block() -> persistent_state[Any]:
+        return persistent_state(name, factory, **options)
+
+    block()  # a wrong option is told here, not at the first call
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> R:
-        with block as state:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with block() as state:
             return function(state, *args, **kwargs)
 
-    return call
+    @functools.wraps(function)
+    async def call_awaited(*args: Any, **kwargs: Any) -> Any:
+        with block() as state:
+            return await function(state, *args, **kwargs)
+
+    @functools.wraps(function)
+    def call_iterated(*args: Any, **kwargs: Any) -> Any:
+        with block() as state:
+            return (yield from function(state, *args, **kwargs))
+
+    @functools.wraps(function)
+    async def call_iterated_awaited(*args: Any, **kwargs: Any) -> Any:
+        with block() as state:
+            async for each in function(state, *args, **kwargs):
+                yield each
+
+    if inspect.iscoroutinefunction(function):
+        return call_awaited
+    if inspect.isgeneratorfunction(function):
+        return call_iterated
+    return call_iterated_awaited if inspect.isasyncgenfunction(function) else call
 
 
 def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
@@ -149,11 +169,10 @@ def _persistent_class(kind: type, name: str, options: dict[str, Any]) -> type:
 
 
 class _Factory:
-    """Makes an ordinary instance, and goes by the name of its class."""
+    """Makes an ordinary instance, and goes by its class."""
 
     def __init__(self, kind: type, make: Callable[[], Any], arguments: Any) -> None:
-        self.__module__ = kind.__module__
-        self.__qualname__ = kind.__qualname__
+        self.__func__ = kind
         self.arguments = arguments
         self._make = make
 
@@ -162,44 +181,18 @@ class _Factory:
 
 
 def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, Any]) -> Any:
-    failures: dict[str, PersistSessionError] = run.memory.setdefault("failures", {})
-    if name in failures:
-        raise failures.pop(name)
-    called: dict[weakref.ref[Any], dict[str, Any]] = run.memory.setdefault("called", {})
-    in_this_run = called.setdefault(run.mark, {})
-    if name in in_this_run and in_this_run[name] != factory.arguments:
+    tab = tab_of(run)
+    if name in tab.failures:
+        raise tab.failures.pop(name)
+    state, calls = persistent_state(name, factory, **options), tab.calls(run)
+    if name not in calls:
+        calls[name] = factory.arguments, state.open_for_run(run)
+        return calls[name][1].obj
+    arguments, block = calls[name]
+    if arguments != factory.arguments:
         raise ConfigurationError(
-            f"{factory.__qualname__} was called with other arguments before in this run, and there is one state "
-            f"{name!r}; call it with the same arguments, or set attributes."
+            f"{factory.__func__.__qualname__} was called with other arguments before in this run, and there is one "
+            f"state {name!r}; call it with the same arguments, or set attributes."
         )
-    state = persistent_state(name, factory, **options).call(run)
-    if not in_this_run:
-        _save_at_end(run, called, failures)
-    in_this_run[name] = factory.arguments
-    return state
-
-
-def _save_at_end(
-    run: host.Run, called: dict[weakref.ref[Any], dict[str, Any]], failures: dict[str, PersistSessionError]
-) -> None:
-    mark = run.mark
-
-    def end(how: host.Ended) -> None:
-        for name in called.pop(mark, {}):
-            _save(run, mark, name, failures, failed=how.failed)
-
-    host.at_end_of_run(run, end)
-
-
-def _save(
-    run: host.Run, mark: weakref.ref[Any], name: str, failures: dict[str, PersistSessionError], *, failed: bool
-) -> None:
-    try:
-        end_of_run(run, mark, name, failed=failed)
-    except PersistSessionError as error:
-        _log.error("The state %r could not be saved at the end of the run: %s", name, error)
-        failures[name] = error
-    except Exception as error:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
-        _log.exception("The state %r could not be saved at the end of the run.", name)
-        failures[name] = PersistSessionError(f"The state {name!r} could not be saved; see the log.")
-        failures[name].__cause__ = error
+    state.go_on(run, block)
+    return block.obj

@@ -8,21 +8,32 @@ import contextlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit import runtime
 from streamlit.delta_generator_singletons import context_dg_stack, get_dg_singleton_instance
-from streamlit.runtime.scriptrunner_utils.script_run_context import ThreadState, get_script_run_ctx
+from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+from streamlit.runtime.scriptrunner_utils.script_run_context import (
+    ThreadState,
+    get_script_run_ctx,
+    in_cached_function,
+)
 from streamlit.runtime.state import SCRIPT_RUN_WITHOUT_ERRORS_KEY
 
 from persist_session.errors import ConfigurationError, PersistSessionError
 
+REFUSAL = "x-persist-session-refused"
+"""The header of a websocket's handshake by which the middleware tells that its visitor is not to be remembered."""
+
 _MEMORY = "_persist_session_memory"
+_TOO_NEW = "Update persist-session, or install an older Streamlit."
+
 _mounting = threading.Lock()
+_serving: list[str] = []  # the app's main scripts, as far as a middleware serves their pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +44,15 @@ class Run:
 
     @property
     def mark(self) -> weakref.ref[Any]:
-        """Equal for all calls of one run, another for the next; dead once the run is over.
+        """A mark that is equal for all calls of one run, and another for the next; dead once the run is over.
 
         Each leg of a rerun gets a coordinator of its own (ScriptRunContext.reset), the context itself is used again.
         """
         return weakref.ref(self._context.parallel_coordinator)
 
     @property
-    def is_in_callback(self) -> bool:
-        """Whether a widget's callback runs, before the script does."""
-        return not getattr(self._context, "_has_script_started", True)
-
-    @property
     def script(self) -> str:
-        """Path of the app's main script."""
+        """The path of the app's main script."""
         return str(self._context.main_script_path)
 
     @property
@@ -59,46 +65,39 @@ class Run:
         Raises:
             PersistSessionError: This release of Streamlit has no such part.
         """
-        try:
-            attributes = vars(self._context.session_state._state.query_params)
-        except (AttributeError, TypeError) as error:
+        memory = _memory_of(self._context)
+        if memory is None:
             raise PersistSessionError(
-                "This release of Streamlit is built differently: no memory of the tab was found. "
-                "Update streamlit-persist-session, or install an older Streamlit."
-            ) from error
-        memory: dict[str, Any] = attributes.setdefault(_MEMORY, {})
+                f"This release of Streamlit is built differently: no memory of the tab was found. {_TOO_NEW}"
+            )
         return memory
 
+    @property
+    def is_fragment(self) -> bool:
+        """Whether only fragments run, and not the whole script."""
+        return bool(self._context.fragment_ids_this_run)
 
-class Once:
-    """Tells for each run of a tab whether something is still to be done in it.
+    def note_errors(self) -> None:
+        """Has the end of the run tell of an error in a fragment, too, which Streamlit's own event does not."""
+        memory, context, mark = self.memory, self._context, self.mark
+        if memory.get("noted") == mark:
+            return
+        memory["noted"], before = mark, context.on_script_error
 
-    It remembers more than the last run: one that was interrupted goes on for a while, and the two may take turns.
-    """
+        def note(error: Exception) -> bool | None:
+            memory["failed"] = mark
+            return before(error) if before is not None else None
 
-    def __init__(self) -> None:
-        self._runs: frozenset[weakref.ref[Any]] = frozenset()
-        self._lock = threading.Lock()
-
-    def is_first(self, run: weakref.ref[Any]) -> bool:
-        """Whether nobody has asked yet in this run."""
-        with self._lock:  # parallel fragments are threads of one run
-            is_first = run not in self._runs
-            self._runs = frozenset(each for each in self._runs if each() is not None) | {run}
-            return is_first
+        context.on_script_error = note
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run ended.
-
-    Attributes:
-        failed: An exception was shown in it.
-        drew_all: It was a run of the whole script that no newer one interrupted: no widget of an earlier one is left.
-    """
-
-    failed: bool
-    drew_all: bool
+def _memory_of(context: Any) -> dict[str, Any] | None:
+    try:
+        attributes = vars(context.session_state._state.query_params)
+    except (AttributeError, TypeError):
+        return None
+    memory: dict[str, Any] = attributes.setdefault(_MEMORY, {})
+    return memory
 
 
 def current_run() -> Run | None:
@@ -107,12 +106,133 @@ def current_run() -> Run | None:
     return None if context is None else Run(context)
 
 
+def is_cached() -> bool:
+    """Whether the caller is inside of a function that `st.cache_data` or `st.cache_resource` caches."""
+    return bool(in_cached_function.get())
+
+
+def is_served() -> bool:
+    """Whether this process serves Streamlit apps."""
+    return runtime.exists()
+
+
+# The end of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a run.
+
+    Attributes:
+        run: The run.
+        failed: Whether an exception was shown in it.
+    """
+
+    run: Run
+    failed: bool
+
+
+def hear_ends(run: Run, end: Callable[[Ended], None]) -> None:
+    """Calls `end` at the end of each run of this tab from now on, before its browser can hear of the end.
+
+    Whoever reloads the page as soon as it is idle is to find what the run has saved; and what is mounted there is part
+    of the run. One wrapper around Streamlit's own method hears it, for all tabs.
+
+    Args:
+        run: Any run of the tab.
+        end: Must not raise: an exception there would kill the script's thread unseen.
+
+    Raises:
+        PersistSessionError: This release of Streamlit does not tell when a run ends.
+    """
+    _wrap_ends()
+    run.memory["end"] = end
+
+
+def _wrap_ends() -> None:
+    finished = getattr(ScriptRunner, "_on_script_finished", None)
+    if finished is None:
+        raise PersistSessionError(
+            f"This release of Streamlit is built differently: it does not tell when a run ends. {_TOO_NEW}"
+        )
+    if getattr(finished, "tells", False):
+        return
+
+    def tell(runner: Any, context: Any, *rest: Any, **named: Any) -> Any:
+        memory = _memory_of(context)
+        if memory is not None and "end" in memory:
+            run = Run(context)
+            memory["end"](Ended(run, memory.get("failed") == run.mark or not _ended_well(context)))
+        return finished(runner, context, *rest, **named)
+
+    # Noted at the function, not here: where Streamlit evicts this module and it is imported anew, it wraps once.
+    tell.tells = True  # type: ignore[attr-defined]
+    ScriptRunner._on_script_finished = tell  # type: ignore[assignment,method-assign]
+
+
+def _ended_well(context: Any) -> bool:
+    try:
+        return bool(context.session_state[SCRIPT_RUN_WITHOUT_ERRORS_KEY])
+    except KeyError:
+        return True
+
+
+def mount_apart(draw: Callable[[], None]) -> None:
+    """Has a function mount elements in a fragment of its own, where they take no room and surely run.
+
+    What they answer reruns the fragment, and not the script: nothing on the page goes, and no click is interrupted. In
+    Streamlit's container for events (`stEvent` in the frontend's AppView.tsx) nothing is ever displayed, and all the
+    same it runs. A style that hides an element comes too late: its placeholder moves what is below it for 0.1 s.
+
+    Args:
+        draw: Called now, and again in each rerun of the fragment.
+    """
+    stack = context_dg_stack.get()
+    token = context_dg_stack.set((*stack[:1], get_dg_singleton_instance().event_dg))
+    try:
+        # A parallel fragment is not to write to containers that other threads write to.
+        with _mounting, ThreadState.scoped(is_parallel_worker=False):
+            st.fragment(draw)()
+    finally:
+        context_dg_stack.reset(token)
+
+
+def rerun() -> None:
+    """Starts the whole script again, from within a fragment.
+
+    Raises:
+        BaseException: Streamlit's own, which ends the run.
+    """
+    st.rerun()
+
+
+def forget_widget(key: str) -> None:
+    """Takes a widget's value out of `st.session_state`."""
+    with contextlib.suppress(KeyError):
+        del st.session_state[key]
+
+
+def widget_value(key: str) -> Any:
+    """The widget's value in `st.session_state`, or None."""
+    return st.session_state.get(key)
+
+
+# The connection
+
+
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What the browser sent when it opened the tab's websocket."""
+    """The request by which the browser opened the tab's websocket.
+
+    Attributes:
+        cookie_headers: The Cookie headers.
+        url: The address of the page.
+        is_refused: Whether the middleware is told not to remember the visitor.
+    """
 
     cookie_headers: tuple[str, ...] = field(repr=False)
     url: str
+    is_refused: bool = False
 
 
 def handshake() -> Handshake | None:
@@ -128,7 +248,25 @@ def handshake() -> Handshake | None:
     return Handshake(
         cookie_headers=tuple(headers.get_all("Cookie")),
         url=url if isinstance(url, str) and url else f"http://{host}/",
+        is_refused=headers.get(REFUSAL) is not None,
     )
+
+
+def pages_bring_cookies() -> bool:
+    """Whether a middleware of this process sets the cookie with the pages."""
+    return bool(_serving)
+
+
+def serve_pages() -> None:
+    """Notes that a middleware of this process sets the cookie with the pages."""
+    _serving.append("middleware")
+
+
+def main_script() -> str:
+    """The path of the main script of the app that this process serves, empty where there is none."""
+    if not runtime.exists():
+        return ""
+    return str(getattr(runtime.get_instance(), "_main_script_path", ""))
 
 
 def base_path() -> str:
@@ -155,115 +293,27 @@ def secrets() -> Mapping[str, Any]:
     return dict(section)
 
 
+# The caller
+
+
 def caller_namespaces() -> tuple[dict[str, Any], ...]:
-    """The globals of whoever called this library, and of the nearest script around that.
+    """The globals of the code that called this library, and of the nearest script around that.
 
     In a callback or a fragment that is the `__main__` of an earlier run, which is in `sys.modules` no longer.
     """
     found: list[dict[str, Any]] = []
-    frame = sys._getframe(1)
-    while frame is not None:
-        namespace = frame.f_globals
+    for namespace in _namespaces_above():
         module = namespace.get("__name__") or ""
         if module.partition(".")[0] not in (__package__, "contextlib"):
             if not found or module == "__main__":
                 found.append(namespace)
             if module == "__main__":
                 break
-        frame = frame.f_back  # type: ignore[assignment]
     return tuple(found)
 
 
-def mount(element: Callable[[], Any]) -> Any:
-    """What the element returns, mounted where it takes no room and surely runs, wherever the block stands.
-
-    Inside a form it could not answer before the form is submitted; in a closed popover it would wait to be opened.
-    So it goes to Streamlit's container for events (`stEvent` in the frontend's AppView.tsx): that is never displayed,
-    and what lies in it runs all the same. A style that hides the element comes too late: for the 0.1 s until a page
-    that has shown no HTML before can apply one, the element's placeholder moves what is below it by 104 px.
-    """
-    stack = context_dg_stack.get()
-    token = context_dg_stack.set((*stack[:1], get_dg_singleton_instance().event_dg))
-    try:
-        # A parallel fragment is not to write to containers that other threads write to. All that could be lost is this
-        # element's place in one run, to an event of the app's own in the same moment; the next run mounts it again.
-        with _mounting, ThreadState.scoped(is_parallel_worker=False):
-            return element()
-    finally:
-        context_dg_stack.reset(token)
-
-
-def fetch(path: str) -> None:
-    """Has the browser ask the server for a path of the app, cookies and all; the visitor sees nothing of it.
-
-    Relative to the page, as are Streamlit's own files: which path the app has in the browser, a proxy may decide.
-    """
-    mount(lambda: st.html(f'<img src="{escape(path.lstrip("/"))}" alt="">'))
-
-
-def forget_widget(key: str) -> None:
-    """Takes a widget's value out of `st.session_state`."""
-    with contextlib.suppress(KeyError):
-        del st.session_state[key]
-
-
-def widget_value(key: str) -> Any:
-    """A widget's value in `st.session_state`, or None."""
-    return st.session_state.get(key)
-
-
-def at_end_of_run(run: Run, end: Callable[[Ended], None]) -> None:
-    """Calls `end` once when the run is over, with how it ended, before the browser can hear of it.
-
-    Whoever reloads the page as soon as it is idle is to find what the run has saved. A receiver of the signal would be
-    called after Streamlit's own, or in any order: so this stands before the signal.
-
-    Args:
-        run: The current run.
-        end: Must not raise: an exception there would kill the script's thread unseen.
-
-    Raises:
-        PersistSessionError: This release of Streamlit does not tell when a run ends.
-    """
-    waiting: dict[weakref.ref[Any], list[Callable[[Ended], None]]] = run.memory.setdefault("waiting", {})
-    mark, context = run.mark, run._context
-    if mark in waiting:
-        waiting[mark].append(end)
-        return
-    try:
-        signal, requests = context._enqueue.__self__.on_event, context.script_requests
-        send = signal.send
-    except AttributeError as error:
-        raise PersistSessionError(
-            "This release of Streamlit does not tell when a script run ends, which @persist on a class needs; "
-            "use `with persistent_state(...)` instead."
-        ) from error
-    before, failed = context.on_script_error, []
-
-    def note(error: Exception) -> bool | None:
-        # The event at the end of a fragment's rerun does not tell that the fragment raised.
-        failed.append(True)
-        return before(error) if before is not None else None
-
-    def end_and_send(sender: Any, *, event: Any, **details: Any) -> Any:
-        if "STOPPED" in event.name or event.name == "SHUTDOWN":
-            signal.send = send
-            context.on_script_error = before
-            how = Ended(
-                failed=bool(failed) or not _ended_well(context),
-                drew_all=event.name == "SCRIPT_STOPPED_WITH_SUCCESS" and requests._state.name != "STOP",
-            )
-            for each in waiting.pop(mark):
-                each(how)
-        return send(sender, event=event, **details)
-
-    waiting[mark] = [end]
-    context.on_script_error = note
-    signal.send = end_and_send
-
-
-def _ended_well(context: Any) -> bool:
-    try:
-        return bool(context.session_state[SCRIPT_RUN_WITHOUT_ERRORS_KEY])
-    except KeyError:
-        return True
+def _namespaces_above() -> Iterator[dict[str, Any]]:
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        yield frame.f_globals
+        frame = frame.f_back

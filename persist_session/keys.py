@@ -1,4 +1,4 @@
-"""The keys: check, derive, load and make them.
+"""The keys: checks, derives, loads and makes them.
 
 A secret is a string that the developer configures, or one that is made once and kept in a file. No secret is
 used as it is: the keys for cookies and for records are derived from it under labels of their own, so that
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import re
 import secrets as random_source
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from persist_session.errors import ConfigurationError
+from persist_session.stores import Store
 from persist_session.stores.durable import make_folder, open_regular, sync_folder, written_aside
 from persist_session.stores.trust import require_private, require_private_file
 
@@ -37,14 +39,17 @@ class Keys:
     The last one signs or seals, all of them verify: this is how secrets are rotated.
 
     Attributes:
-        cookie: Keys that sign session ids.
+        cookie: Keys that sign visitor ids.
         record: Keys that seal records.
-        user: Keys that make a record key of a user's name.
     """
 
     cookie: tuple[bytes, ...] = field(repr=False)
     record: tuple[bytes, ...] = field(repr=False)
-    user: tuple[bytes, ...] = field(repr=False)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """16 hex characters for each key, by which a store remembers it; they tell nothing of the key."""
+        return tuple(hashlib.sha256(b"fingerprint" + key).hexdigest()[:16] for key in self.record)
 
 
 def derive(secrets: Sequence[str]) -> Keys:
@@ -54,7 +59,7 @@ def derive(secrets: Sequence[str]) -> Keys:
         ConfigurationError: `secrets` do not pass `check`.
     """
     check(secrets)
-    return Keys(*(_derive_for(purpose, secrets) for purpose in ("cookie", "record", "user")))
+    return Keys(*(_derive_for(purpose, secrets) for purpose in ("cookie", "record")))
 
 
 def check(secrets: Sequence[str]) -> None:
@@ -129,3 +134,54 @@ def _load(path: Path) -> str:
             "then a new one is made, and the saved states are lost."
         )
     return content[1].decode()
+
+
+_RECORD = "0" * 64, "persist_session.keys"
+"""The key and name under which a store keeps the fingerprints of the keys that sealed its records."""
+_FOR_EVER = 32503680000.0  # the year 3000
+
+_remembered: dict[int, tuple[Store, str]] = {}  # holds the store, so that its id stays its own; it may not be hashable
+
+
+def check_store(keys: Keys, store: Store) -> None:
+    """Returns if the store was sealed with one of the keys, or with none yet.
+
+    Raises:
+        ConfigurationError: It was sealed with others: every visitor would get a new cookie, and a fresh state.
+        StoreError: The store failed.
+    """
+    known = _known_to(store)[0]
+    if known and known.isdisjoint(keys.fingerprints):
+        raise ConfigurationError(
+            "The store was sealed with other secret_keys than this process has: no visitor's state could be opened. "
+            "Set the keys that it was sealed with (PERSIST_SESSION_SECRET_KEYS, or the file secret_key in "
+            "~/.streamlit/persist_session), a new one behind them; or choose another store, to begin anew."
+        )
+
+
+def remember(keys: Keys, store: Store) -> None:
+    """Has the store remember the newest key; asks it once in this process.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    newest = keys.fingerprints[-1]
+    if _remembered.get(id(store)) == (store, newest):
+        return
+    known, version = _known_to(store)
+    while newest not in known:
+        content = json.dumps(sorted(known | {newest})).encode()
+        new = random_source.token_hex(8)
+        store.write(*_RECORD, content, version=new, based_on=version, expires_at=_FOR_EVER)
+        known, version = _known_to(store)
+    _remembered[id(store)] = store, newest
+
+
+def _known_to(store: Store) -> tuple[set[str], str | None]:
+    stored = store.read(*_RECORD)
+    if stored is None:
+        return set(), None
+    try:
+        return set(json.loads(stored.data)), stored.version
+    except ValueError:  # damaged: it is written anew
+        return set(), stored.version

@@ -1,4 +1,4 @@
-"""What was set where: `configure`, the environment, `st.secrets`, defaults, in this order."""
+"""The settings: from `configure`, the environment, `st.secrets`, defaults, in this order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from persist_session import keys
 from persist_session.errors import ConfigurationError
 from persist_session.keys import Keys
-from persist_session.stores import FileStore, Store, open_store
+from persist_session.stores import FileStore, MemoryStore, Store, open_store
 from persist_session.stores.layout import is_name
 
 SameSite = Literal["lax", "strict", "none"]
@@ -26,7 +26,9 @@ DEFAULT_MAX_AGE = 30 * 24 * 3600.0
 DEFAULT_MAX_BYTES = 16 * 1024 * 1024
 DEFAULT_LOCK_TIMEOUT = 10.0
 # Browsers cap a cookie's age at 400 days (RFC 6265bis, section 5.5): a longer promise would not be kept.
-LONGEST_MAX_AGE = 400 * 24 * 3600.0
+LONGEST_COOKIE = 400 * 24 * 3600.0
+
+_LONGEST = 100 * 366 * 24 * 3600.0  # a hundred years: beyond, dates overflow
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +39,14 @@ _resolved: dict[str, Settings] = {}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force for one app."""
+    """The settings in force for one app; `app` names its folder, where that is the default store."""
 
     keys: Keys
     store: Store
+    app: str | None
     max_age: float
+    cookie_name: str
+    cookie_max_age: float
     same_site: SameSite
     secure: bool | None
     path: str | None
@@ -57,6 +62,8 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
     store: Store | str | None = None,
     app: str | None = None,
     max_age: float | timedelta | None = None,
+    cookie_name: str | None = None,
+    cookie_max_age: float | timedelta | None = None,
     same_site: SameSite | None = None,
     secure: bool | None = None,
     path: str | None = None,
@@ -74,7 +81,9 @@ def configure(  # noqa: PLR0913 (one per setting, all optional)
         secret_keys: Oldest to newest; the last one signs and seals, all verify. At least 32 characters each.
         store: Where records lie: a `Store` or a URL such as `file:///srv/state`.
         app: Names the folder of the default store; apps with one name share their records.
-        max_age: Seconds or a timedelta after which a state that nobody visits expires; at most 400 days.
+        max_age: Seconds or a timedelta after which a state that nobody visits expires; default 30 days.
+        cookie_name: The name of the one cookie; default `persist_session`.
+        cookie_max_age: Seconds or a timedelta that the cookie lives; default 400 days, the most that browsers allow.
         same_site: The cookie's SameSite attribute.
         secure: The cookie's Secure attribute; by default set where the page is https.
         path: The cookie's path; by default the server's base URL path.
@@ -124,15 +133,24 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
         if name.startswith(_variable("")) and name not in map(_variable, _CHECKS):
             _log.warning("The environment variable %s names no setting of persist_session: it is ignored.", name)
     values = {name: _checked(name, value) for name, value in section.items()}
-    values |= {name: _checked(name, text) for name in _CHECKS if (text := os.environ.get(_variable(name)))}
+    values |= _environment()
     values |= _configured
     if (values.get("same_site") == "none" or values.get("partitioned")) and values.get("secure") is False:
         raise ConfigurationError(
             "Browsers refuse a cookie with same_site='none' or partitioned=True that is not secure; set secure=True."
         )
-    return Settings(
+    app = None if "store" in values else values.get("app") or _app_name(script)
+    if values.get("store") is not None and "secret_keys" not in values and not _is_local(values["store"]):
+        raise ConfigurationError(
+            "A store that several machines share needs configured secret_keys: each machine would make a key of its "
+            f"own. {keys.HOW_TO_MAKE_ONE}"
+        )
+    settings = Settings(
         keys=keys.derive(values.get("secret_keys") or (keys.load_or_make(_home()),)),
-        store=values["store"] if "store" in values else _default_store(values.get("app") or _app_name(script)),
+        store=values["store"] if app is None else _default_store(app),
+        app=app,
+        cookie_name=values.get("cookie_name", "persist_session"),
+        cookie_max_age=values.get("cookie_max_age", LONGEST_COOKIE),
         max_age=values.get("max_age", DEFAULT_MAX_AGE),
         same_site=values.get("same_site", "lax"),
         secure=values.get("secure"),
@@ -142,6 +160,59 @@ def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
         max_bytes=values.get("max_bytes", DEFAULT_MAX_BYTES),
         lock_timeout=values.get("lock_timeout", DEFAULT_LOCK_TIMEOUT),
     )
+    keys.check_store(settings.keys, settings.store)
+    return settings
+
+
+def check(secrets: Callable[[], Mapping[str, Any]]) -> None:
+    """Returns if all settings make sense, as far as that can be told before the app is known.
+
+    Raises:
+        ConfigurationError: One makes no sense.
+    """
+    values = {name: _checked(name, value) for name, value in secrets().items()} | _environment() | _configured
+    if "secret_keys" in values and "store" in values:
+        keys.check_store(keys.derive(values["secret_keys"]), values["store"])
+
+
+def resolve_outside(secrets: Callable[[], Mapping[str, Any]]) -> Settings:
+    """The settings in force outside of an app, as in a cron job.
+
+    Raises:
+        ConfigurationError: Neither a store nor an app is configured; or see `resolve`.
+    """
+    values = dict(secrets()) | _environment() | _configured
+    if "store" not in values and "app" not in values:
+        raise ConfigurationError(
+            "Outside of a Streamlit run nobody can tell which app is meant: configure(store=...) or configure(app=...) "
+            "before, as the app does."
+        )
+    return resolve("", secrets)
+
+
+def _is_local(store: Store) -> bool:
+    return isinstance(store, (FileStore, MemoryStore))
+
+
+def _environment() -> dict[str, Any]:
+    texts = {name: os.environ[_variable(name)] for name in _CHECKS if _variable(name) in os.environ}
+    for name, text in texts.items():
+        if not text.strip():
+            raise ConfigurationError(f"{_variable(name)} is set, but empty; give it a value, or unset it.")
+    return {name: _checked(name, text) for name, text in texts.items()}
+
+
+def other_app_with(key: str, settings: Settings) -> str | None:
+    """The app of this user, if it is another one, whose default folder has records of a visitor.
+
+    Args:
+        key: The visitor key.
+        settings: The settings in force.
+    """
+    if settings.app is None:
+        return None
+    folders = [folder for folder in _home().iterdir() if folder.is_dir() and folder.name != settings.app]
+    return next((folder.name for folder in folders if _default_store(folder.name).names(key)), None)
 
 
 def _variable(name: str) -> str:
@@ -149,24 +220,31 @@ def _variable(name: str) -> str:
 
 
 def _home() -> Path:
+    remedy = (
+        "There is no home folder to keep the key and the records in; set HOME, or both PERSIST_SESSION_SECRET_KEYS "
+        "and PERSIST_SESSION_STORE."
+    )
     try:
-        return Path.home() / ".streamlit" / "persist_session"
+        home = Path.home()
     except RuntimeError as error:
-        raise ConfigurationError(
-            "There is no home folder to keep the key and the records in; set HOME, or both PERSIST_SESSION_SECRET_KEYS "
-            "and PERSIST_SESSION_STORE."
-        ) from error
+        raise ConfigurationError(remedy) from error
+    if not home.is_absolute() or home == Path(home.anchor):  # HOME="" is the root folder to Python
+        raise ConfigurationError(remedy)
+    return home / ".streamlit" / "persist_session"
 
 
-def configured_stores() -> list[Store]:
-    """The store of `configure` or the environment; where none is set, the default stores of all apps of this user.
+def configured_stores(secrets: Callable[[], Mapping[str, Any]]) -> list[Store]:
+    """The configured store; where none is, the default stores of all apps of this user.
+
+    Args:
+        secrets: The `[persist_session]` section of `st.secrets`.
 
     Raises:
         ConfigurationError: The store can't be used.
     """
-    text = os.environ.get(_variable("store"))
-    if "store" in _configured or text:
-        return [_configured["store"] if "store" in _configured else _store(text)]
+    values = {name: _checked(name, value) for name, value in secrets().items()} | _environment() | _configured
+    if "store" in values:
+        return [values["store"]]
     home = _home()
     return [_default_store(app.name) for app in sorted(home.iterdir()) if app.is_dir()] if home.is_dir() else []
 
@@ -185,19 +263,17 @@ def _checked(name: str, value: Any) -> Any:
     return _CHECKS[name](value)
 
 
-def seconds(name: str, value: Any) -> float:
-    """A max_age in seconds, from seconds, a timedelta or the environment's text.
+def seconds(name: str, value: Any, most: float = _LONGEST) -> float:
+    """A time in seconds, from seconds, a timedelta or the environment's text.
 
     Raises:
-        ConfigurationError: It is no number above 0 and at most 400 days.
+        ConfigurationError: It is no number above 0, or too large.
     """
     if isinstance(value, timedelta):
         value = value.total_seconds()
     number = _number(name, value)
-    if not 0 < number <= LONGEST_MAX_AGE:
-        raise ConfigurationError(
-            f"{name} must be above 0 and at most {LONGEST_MAX_AGE:.0f} seconds (400 days), not {value!r}."
-        )
+    if not 0 < number <= most:
+        raise ConfigurationError(f"{name} must be above 0 and at most {most:.0f} seconds, not {value!r}.")
     return number
 
 
@@ -270,6 +346,16 @@ def _app(value: Any) -> str:
     return text
 
 
+def _cookie_name(value: Any) -> str:
+    text = str(value)
+    if not is_name(text) or text.lower().startswith(("__host-", "__secure-")):
+        raise ConfigurationError(
+            f"cookie_name must be 1 to 64 letters, digits, '_', '.' or '-', without __Host- or __Secure- (which is "
+            f"put before it where the page allows it), not {value!r}."
+        )
+    return text
+
+
 def _same_site(value: Any) -> str:
     text = str(value).lower()
     if text not in ("lax", "strict", "none"):
@@ -289,6 +375,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "store": _store,
     "app": _app,
     "max_age": lambda value: seconds("max_age", value),
+    "cookie_name": _cookie_name,
+    "cookie_max_age": lambda value: seconds("cookie_max_age", value, LONGEST_COOKIE),
     "same_site": _same_site,
     "secure": _boolean("secure"),
     "path": _path,

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import logging
-import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
 from persist_session import host
 from persist_session import settings as settings_module
-from persist_session.cookie_policy import check_name
-from persist_session.errors import ConfigurationError, PersistSessionError, StoreError
-from persist_session.held import Block, Held
-from persist_session.home import Home
-from persist_session.live import Caller
-from persist_session.place import Saved
-from persist_session.tab import tab_of
-from persist_session.transaction import ClearedError, OnConflict, Options
-from persist_session.view import View
+from persist_session.browser.identity import CookieState
+from persist_session.errors import ConfigurationError
+from persist_session.objects.classes import View
+from persist_session.objects.live import Caller
+from persist_session.records import Home, Kind, user_key
+from persist_session.settings import Settings
+from persist_session.stores.layout import is_name
+from persist_session.tab import Block, Kept, Tab, Terms, delete_all, tab_of
+from persist_session.transaction import OnConflict, Options, Transaction
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-R = TypeVar("R")
 OnError = Literal["discard", "commit"]
 OnUnloadable = Literal["raise", "fresh"]
 MaxAge = float | timedelta | None
 
+# The blocks that were opened in this context; those that were left, or are of another run, do not count.
+_blocks: ContextVar[tuple[Block, ...]] = ContextVar("persist_session_blocks", default=())
+
 
 @dataclass(frozen=True, slots=True)
 class StateInfo:
-    """What is kept of a visitor's state; holds no secret.
+    """The facts about a visitor's state; it holds no secret.
 
     Attributes:
         name: The state's name.
-        record_key: Names the record in the store and in logs; None until the browser is known.
+        visitor_key: Names the visitor in the store and in logs; None while the state lies in the tab alone.
         size: Bytes of the pickle that was last loaded or saved; None if no record holds the state.
-        saved_at: When the record was written; None if there is none.
-        expires_at: When the record expires if nobody visits.
+        saved_at: The time when the record was written; None if there is none.
+        expires_at: The time when the record expires if nobody visits.
         cookie: "asking" until the browser is known, "pending" until a connection brings the cookie (at a reload, as a
             rule), then "seen"; "none" where there is to be none, for a user's state and for one that is not remembered.
     """
 
     name: str
-    record_key: str | None
+    visitor_key: str | None
     size: int | None
     saved_at: datetime | None
     expires_at: datetime | None
-    cookie: Literal["asking", "pending", "seen", "none"]
+    cookie: CookieState
 
 
 class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as contextlib's own context managers are)
@@ -65,7 +67,7 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     outermost saves. Outside of a Streamlit run the block gets a fresh object that is not saved.
 
     Args:
-        name: Names the state and its cookie: 1 to 64 letters, digits, `_`, `.` or `-`.
+        name: Names the state: 1 to 64 letters, digits, `_`, `.` or `-`.
         factory: Makes a fresh state, usually the state's class.
         max_age: Seconds, or a timedelta, after which a state that nobody visits expires; by default the setting.
         exclusive: Holds a lock of the state over the block, so that no other exclusive block changes it meanwhile;
@@ -109,158 +111,125 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         if not isinstance(remember, bool):
             raise ConfigurationError(f"remember must be True or False, not {type(remember).__name__}.")
         self._name = name
-        self._factory = factory
-        self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
         self._exclusive = exclusive
-        self._on_conflict = on_conflict
-        self._on_error = on_error
-        self._on_unloadable = on_unloadable
-        self._user = user
-        self._remember = remember
+        self._max_age = None if max_age is None else settings_module.seconds("max_age", max_age)
+        options = Options(0.0, 0, on_error, on_unloadable, on_conflict)
+        self._terms = Terms(factory, options, user, remember)
         # A block that is made once, in an imported module, is entered by the threads of all visitors.
-        self._open: defaultdict[int, list[Held | None]] = defaultdict(list)
+        self._entered: list[Block | None] = []
 
     def __enter__(self) -> T:
         run = host.current_run()
         if run is None:
             _warn_outside(self._name)
-            state = self._factory()
-            self._open[threading.get_ident()].append(None)
-            return state
-        held = self._at_home(run, self._open_block)
-        self._open[threading.get_ident()].append(held)
-        obj: T = held.blocks[threading.get_ident()].obj
+            self._entered.append(None)
+            return self._terms.factory()  # type: ignore[no-any-return]
+        kept, caller, settings = self._enter(run)
+        outer = _around(kept, run)
+        block = self._join(outer, run) if outer is not None else self._open(kept, caller, settings)
+        self._entered.append(block)
+        _blocks.set((*_still_open(run), block))
+        obj: T = block.obj
         return obj
+
+    def _enter(self, run: host.Run) -> tuple[Kept, Caller, Settings]:
+        if host.is_cached():
+            raise ConfigurationError(
+                f"The state {self._name!r} is used in a function that st.cache_data or st.cache_resource caches: what "
+                "one visitor's call returns is shown to all. Load the state outside, and pass on what is needed of it."
+            )
+        settings = settings_module.resolve(run.script, host.secrets)
+        caller = _caller(self._terms.factory, run.mark)
+        return tab_of(run).enter(run, self._name, self._agreed(settings), settings, caller), caller, settings
+
+    def _agreed(self, settings: Settings) -> Terms:
+        max_age = settings.max_age if self._max_age is None else self._max_age
+        options = replace(self._terms.options, max_age=max_age, max_bytes=settings.max_bytes)
+        return replace(self._terms, options=options)
+
+    def _open(self, kept: Kept, caller: Caller, settings: Settings) -> Block:
+        if not self._exclusive:
+            with kept.lock:
+                return kept.open(caller)
+        with ExitStack() as lock:
+            lock.enter_context(kept.exclusively(settings.lock_timeout))
+            with kept.lock:
+                return kept.open(caller, lock.pop_all())
+
+    def _join(self, outer: Block, run: host.Run) -> Block:
+        if self._exclusive and not outer.is_exclusive:
+            raise ConfigurationError(
+                f"A block of the state {self._name!r} with exclusive=True is inside of one without, which has loaded "
+                "the state already; put exclusive=True at the outer one."
+            )
+        return Block(outer.kept, outer.transaction, outer.live, outer.obj, run.mark, outer=outer)
 
     def load(self) -> T:
-        """What `load_state` returns: the object that the block would get, without opening it."""
+        """The object that the block would get, without opening it: what `load_state` returns."""
         run = host.current_run()
         if run is None:
-            _warn_outside(self._name)
-            return self._factory()
-        obj: T = self._at_home(run, self._load)
-        return obj
-
-    def call(self, run: host.Run) -> Any:
-        """What a call of a class that persists returns: its first one opens a block that the run's end leaves."""
-        return self._at_home(run, self._open_until_end)
-
-    def _open_until_end(self, held: Held, run: host.Run) -> Any:
-        with held.lock:
-            obj = held.bring(self._caller(run))
-            if run.mark not in held.blocks:
-                held.blocks[run.mark] = Block(obj, run.mark, held.snapshot())
-            held.blocks[run.mark].obj = obj
+            return self._load_outside()
+        kept, caller, _ = self._enter(run)
+        outer = _around(kept, run)
+        with kept.lock:
+            obj: T = outer.obj if outer is not None else kept.begin(caller)
             return obj
 
-    def _at_home(self, run: host.Run, enter: Callable[[Held, host.Run], R]) -> R:
-        """What `enter` returns for what the tab holds; once more, where the state turns out to be cleared elsewhere."""
-        held = self._meet(run)
-        try:
-            return enter(held, run)
-        except ClearedError:
-            return enter(self._meet(run), run)
+    def _load_outside(self) -> T:
+        """A user's state, to be read; without a user, a fresh one."""
+        terms = self._terms
+        if terms.user is None:
+            _warn_outside(self._name)
+            return terms.factory()  # type: ignore[no-any-return]
+        settings = settings_module.resolve_outside(host.secrets)
+        home = Home(Kind.USER, settings.store, settings.keys, user_key(terms.user), self._name)
+        obj: T = Transaction(home, home).begin(
+            _caller(terms.factory, weakref.ref(self)), self._agreed(settings).options
+        )
+        return obj
 
-    def _open_block(self, held: Held, run: host.Run) -> Held:
-        thread = threading.get_ident()
-        if (block := held.blocks.get(thread)) is not None:
-            if self._exclusive and not block.is_exclusive:
-                raise ConfigurationError(
-                    f"A block of the state {self._name!r} with exclusive=True is inside of one without, which has "
-                    "loaded the state already; put exclusive=True at the outer one."
-                )
-            block.depth += 1
-            return held
-        with contextlib.ExitStack() as lock:
-            if self._exclusive:
-                lock.enter_context(held.exclusively())
-            with held.lock:
-                obj = held.bring(self._caller(run))
-                before = held.snapshot()
-                held.blocks[thread] = Block(obj, run.mark, before, lock.pop_all(), self._exclusive)
-        return held
+    def open_for_run(self, run: host.Run) -> Block:
+        """A block that the caller leaves at the end of the run."""
+        return self._open(*self._enter(run))
 
-    def _load(self, held: Held, run: host.Run) -> Any:
-        with held.lock:
-            block = held.blocks.get(threading.get_ident())
-            return block.obj if block is not None else held.bring(self._caller(run))
-
-    def _caller(self, run: host.Run) -> Caller:
-        return Caller(View(host.caller_namespaces(), self._factory), self._factory, run.mark)
-
-    def _meet(self, run: host.Run) -> Held:
-        """What the tab holds of the state, bound to the browser as far as it is known."""
-        settings = settings_module.resolve(run.script, host.secrets)
-        max_age = settings.max_age if self._max_age is None else self._max_age
-        tab = tab_of(run)
-        held = tab.hold_for(self._name, self._user)
-        with held.lock:
-            if tab.held[self._name] is not held:
-                return self._meet(run)  # an overlapping run cleared the state, or logged in or out
-            if held.run != run.mark:
-                _watch(run, held)
-            held.asked_by(
-                self._factory,
-                run.mark,
-                Options(max_age, settings.max_bytes, self._on_error, self._on_unloadable, self._on_conflict),
-                settings,
-                remember=self._remember,
-            )
-            held.binding.bind(settings, max_age, held.is_current)
-            held.home.finish_clearing()
-            if not held.binding.is_wanted and not held.is_cleared:
-                held.settle_in(self._caller(run))  # in the very run in which the browser is told to forget the cookie
-        if not run.is_in_callback:  # a newer click would end the callback there; the script comes right after it
-            # May raise Streamlit's own exceptions: so it comes before anything is opened, and outside of the lock.
-            held.binding.talk(settings, max_age, run.mark, held.is_gone)
-        return held
+    def go_on(self, run: host.Run, block: Block) -> None:
+        """Brings the object of such a block up to date."""
+        kept, caller, _ = self._enter(run)
+        with kept.lock:
+            block.obj = kept.begin(caller)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        held = self._open[threading.get_ident()].pop()
-        if not self._open[threading.get_ident()]:
-            del self._open[threading.get_ident()]
-        if held is None:
-            return
-        block = held.blocks[threading.get_ident()]
-        block.depth -= 1
-        if not block.depth:
-            with block.exclusively, held.lock:
-                del held.blocks[threading.get_ident()]
-                held.leave(block, error)
-
-
-def _watch(run: host.Run, held: Held) -> None:
-    mark = run.mark
-
-    def end(how: host.Ended) -> None:
-        if how.drew_all:
-            held.ended(mark)
-
-    with contextlib.suppress(PersistSessionError):  # a release that does not tell: objects are held for longer
-        host.at_end_of_run(run, end)
-
-
-def end_of_run(run: host.Run, mark: weakref.ref[Any], name: str, *, failed: bool) -> None:
-    """Saves what the run changed, as the end of a block would; or throws it away, if the run showed an exception.
-
-    Args:
-        run: Any run of the tab.
-        mark: The run that is over.
-        name: The state's.
-        failed: Whether it showed an exception.
-
-    Raises:
-        PersistSessionError: See `persistent_state`.
-    """
-    held = tab_of(run).held.get(name)
-    if held is None:
-        return
-    with held.lock:
-        block = held.blocks.pop(mark, None)
+        block = self._leave()
         if block is not None:
-            held.leave(block, Exception() if failed else None)
+            block.leave(error)
+
+    def _leave(self) -> Block | None:
+        """The block that is left: the last one of this context; a generator may be closed in another one."""
+        here = _blocks.get()
+        chosen = next((each for each in reversed(self._entered) if each is not None and each in here), None)
+        if chosen is None:
+            return self._entered.pop()
+        self._entered.remove(chosen)
+        _blocks.set(tuple(each for each in here if each is not chosen))
+        return chosen
+
+
+def _caller(factory: Callable[[], Any], mark: weakref.ref[Any]) -> Caller:
+    return Caller(View(host.caller_namespaces(), factory), factory, mark)
+
+
+def _still_open(run: host.Run) -> tuple[Block, ...]:
+    return tuple(block for block in _blocks.get() if block.run == run.mark)
+
+
+def _around(kept: Kept, run: host.Run) -> Block | None:
+    """The open block of this state around the caller, if its object is still the live one."""
+    for block in reversed(_still_open(run)):
+        if block.kept is kept and block.transaction is kept.transaction and block.live is kept.transaction.live:
+            return block.outer or block
+    return None
 
 
 def load_state(  # noqa: PLR0913 (see persistent_state)
@@ -310,11 +279,9 @@ def load_state(  # noqa: PLR0913 (see persistent_state)
 def save_state(name: str, state: object) -> None:
     """Saves the state as the end of a block would, with the options of its last load.
 
-    Before the browser is known it is noted, and done in the run that its answer starts.
-
     Args:
         name: The name that the state was loaded by.
-        state: The loaded object; another one takes its place.
+        state: The loaded object; a copy of another one takes its place.
 
     Raises:
         ConfigurationError: This tab never loaded the name.
@@ -328,82 +295,92 @@ def save_state(name: str, state: object) -> None:
     if run is None:
         _warn_outside(name)
         return
-    held = tab_of(run).held.get(name)
-    if held is None or held.factory is None:
+    kept = tab_of(run).kept.get(name)
+    if kept is None:
         raise ConfigurationError(f"The state {name!r} was never loaded in this tab; call load_state before save_state.")
-    with held.lock, contextlib.suppress(ClearedError):
-        held.save(state, Caller(View(host.caller_namespaces(), held.factory), held.factory, run.mark))
+    with kept.lock:
+        kept.save(state, _caller(kept.terms.factory, run.mark))
 
 
-def clear_cookie_state(name: str, *, user: str | None = None) -> None:
-    """Deletes the visitor's state for good; the next load starts fresh under a new id. Safe to call twice.
+def clear_cookie_state(name: str | None = None, *, user: str | None = None) -> None:
+    """Deletes the visitor's state for good; the next load starts fresh. Safe to call twice.
 
-    No block that is still open, and no older run, brings the state back. Before the browser is known nothing can be
-    found: then the record is deleted by the next load, in the run that the browser's answer starts.
-    An HttpOnly cookie is replaced by a hidden request of the page; where that does not reach this process, by the next
-    page load, if nothing was saved since.
+    No block that is still open, no older run and no other tab brings the state back. The cookie stays: it is worth
+    nothing without a record. Before the browser is known nothing can be found: then it is done as soon as it is.
 
     Args:
-        name: The name of the state, whether this tab has loaded it or not.
-        user: Whose state it is; by default that of whom the tab loaded it for last, else the browser's.
+        name: The name of the state, whether this tab has loaded it or not; None for all of the visitor's states.
+        user: The user whose state it is; by default the one that the tab loaded it for last, else the browser's. With a
+            user it works outside of a Streamlit run, too, where the store is configured.
 
     Raises:
-        ConfigurationError: The name makes no sense.
+        ConfigurationError: The name makes no sense; or it is called outside of a run, and no store is configured.
         StoreError: The store failed; nothing is cleared.
     """
-    check_name(name)
+    if name is not None:
+        check_name(name)
     _check_user(user)
     run = host.current_run()
-    if run is None:
-        _warn_outside(name)
-        return
-    tab, settings = tab_of(run), settings_module.resolve(run.script, host.secrets)
-    held = tab.hold(name)
-    max_age = held.options.max_age if held.options else settings.max_age
-    if user not in (None, held.user):
-        Home(name, held.binding, user, settings=settings).clear(None, Saved())
-        return
-    with held.lock:
-        if held.is_cleared:
-            return  # another run was faster
-        held.binding.bind(settings, max_age)
-        successor = tab.held[name] = held.clear(settings, max_age)
-    successor.binding.talk(settings, max_age, run.mark, successor.is_gone)
-    with successor.lock, contextlib.suppress(StoreError):  # the next load tries it again
-        successor.home.finish_clearing()  # now, where the browser has told only now
+    if run is not None:
+        _clear(tab_of(run), name, user, settings_module.resolve(run.script, host.secrets))
+    elif user is None:
+        _warn_outside(name or "")
+    else:
+        settings = settings_module.resolve_outside(host.secrets)
+        if name is None:
+            delete_all(settings, user_key(user))
+        else:
+            settings.store.delete(user_key(user), name)
+
+
+def _clear(tab: Tab, name: str | None, user: str | None, settings: Settings) -> None:
+    if name is None:
+        tab.clear_all(user, settings)
+    else:
+        tab.clear(name, user, settings)
 
 
 def state_info(name: str) -> StateInfo | None:
-    """What is kept of the visitor's state, or None if this tab has not loaded it. Holds no secret.
+    """The facts about the visitor's state, or None if this tab has not loaded it. They hold no secret.
 
     Raises:
         ConfigurationError: The name makes no sense.
     """
     check_name(name)
     run = host.current_run()
-    held = tab_of(run).held.get(name) if run is not None else None
-    if held is None:
+    tab = tab_of(run) if run is not None else None
+    kept = tab.kept.get(name) if tab is not None else None
+    if tab is None or kept is None:
         return None
-    with held.lock:
-        binding, saved = held.binding, held.saved
+    with kept.lock:
+        transaction = kept.transaction
+        live, saved, home = transaction.live, transaction.saved, transaction.home
+        is_stored = home.kind is not Kind.TAB and saved.saved_at is not None
         return StateInfo(
             name=name,
-            record_key=held.record_key,
-            size=held.live.size if held.live is not None and saved.saved_at is not None else None,
-            saved_at=_time(saved.saved_at),
-            expires_at=_time(saved.expires_at),
-            cookie="none"
-            if not binding.is_wanted
-            else "asking"
-            if binding.session_id is None
-            else "pending"
-            if binding.is_pending
-            else "seen",
+            visitor_key=home.key if home.kind is not Kind.TAB else None,
+            size=live.size if live is not None and is_stored else None,
+            saved_at=_time(saved.saved_at) if is_stored else None,
+            expires_at=_time(saved.expires_at) if is_stored else None,
+            cookie=tab.identity.cookie if kept.terms.remember and kept.terms.user is None else "none",
         )
 
 
 def _time(unix: float | None) -> datetime | None:
     return None if unix is None else datetime.fromtimestamp(unix, UTC)
+
+
+def check_name(name: object) -> None:
+    """Returns for a name that a state can have.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    if not is_name(name):
+        raise ConfigurationError(
+            f"name must be 1 to 64 letters, digits, '_', '.' or '-', and not only dots, such as \"app-state\"; it is "
+            f"{name!r}."
+        )
 
 
 def _check_user(user: object) -> None:
@@ -434,13 +411,15 @@ def _check_arguments(
         raise ConfigurationError(f"on_unloadable must be 'raise' or 'fresh', not {on_unloadable!r}.")
 
 
-_warned: set[str] = set()
-
-
+@functools.lru_cache(maxsize=1024)  # once for each name
 def _warn_outside(name: str) -> None:
-    if name not in _warned:
-        _warned.add(name)
+    if host.is_served():
         _log.warning(
-            "State %r is used outside of a Streamlit run: it is not saved. Start the app by `streamlit run`.",
+            "State %r is used in a thread that does not belong to a run: it is not saved. Give the thread the run's "
+            "context: streamlit.runtime.scriptrunner.add_script_run_ctx(thread).",
             name,
+        )
+    else:
+        _log.warning(
+            "State %r is used outside of a Streamlit run: it is not saved. Start the app by `streamlit run`.", name
         )

@@ -1,47 +1,507 @@
-"""What a tab remembers of each name between its runs."""
+"""What one tab remembers: its visitor, and for each name its home and its transaction."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import secrets
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from persist_session.binding import Binding
-from persist_session.cookies import Question
-from persist_session.held import Held
-from persist_session.home import Home
-from persist_session.host import Run
+from persist_session import host
+from persist_session import settings as settings_module
+from persist_session.browser.identity import Identity
+from persist_session.errors import ConfigurationError, PersistSessionError, StateConflictError, StoreError
+from persist_session.keys import Keys
+from persist_session.objects.classes import name_of
+from persist_session.objects.live import Caller, Live
+from persist_session.objects.pickling import UnpicklableError
+from persist_session.records import Home, Kind, user_key, visitor_key
+from persist_session.settings import Settings
+from persist_session.stores import MemoryStore
+from persist_session.sweep import sweep_if_due
+from persist_session.transaction import Options, Transaction
+
+_log = logging.getLogger(__name__)
+
+_FORMER = 8
+"""The number of objects that were cleared, or are another user's, that a tab knows as such."""
+
+_OWN_KEYS = Keys(cookie=(), record=(secrets.token_bytes(32),))
+"""What seals the records in the tabs' own memory."""
+
+_NO_LOCK = ExitStack()
+
+Mark = weakref.ref[Any]
+Calls = dict[str, tuple[Any, "Block"]]
 
 
-@dataclass(slots=True)
-class Tab:
-    """One tab: what it holds of each name, and what it asks its browser."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a caller asks for with a state.
 
-    question: Question = field(default_factory=Question)
-    held: dict[str, Held] = field(default_factory=dict)
+    Attributes:
+        factory: Makes a fresh state.
+        options: How it is kept.
+        user: The user whose state it is; None for the browser's.
+        remember: Whether it is to outlive the tab.
+    """
 
-    def hold(self, name: str) -> Held:
-        """What the tab holds of this name, from now on at least."""
-        return self.held.setdefault(name, Held(Home(name, Binding(name, self.question))))
+    factory: Callable[[], Any]
+    options: Options
+    user: str | None = field(default=None, repr=False)
+    remember: bool = True
 
-    def hold_for(self, name: str, user: str | None) -> Held:
-        """What the tab holds of this name for a user, or for the browser; what it held for another is let go.
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One open block.
+
+    Attributes:
+        kept: The state.
+        transaction: The transaction that the block's end commits.
+        live: Its live object when the block was opened.
+        obj: The object that the block got.
+        run: The run that opened it.
+        before: The object's pickle then, where blocks of others were open.
+        lock: Holds the record's lock, if the block is exclusive.
+        outer: The block of the same name around this one, whose end commits; None for the outermost.
+        joined: Whether a block inside has left its changes to the end of this one.
+    """
+
+    kept: Kept
+    transaction: Transaction
+    live: Live
+    obj: Any = field(repr=False)
+    run: Mark
+    before: bytes | None = field(default=None, repr=False)
+    lock: ExitStack = field(default_factory=lambda: _NO_LOCK)
+    outer: Block | None = None
+    joined: bool = False
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether the block holds the record's lock."""
+        return self.outer.is_exclusive if self.outer is not None else self.lock is not _NO_LOCK
+
+    def leave(self, error: BaseException | None) -> None:
+        """Saves what the block changed; or throws it away, if an exception left it.
 
         Raises:
-            PersistSessionError: What was done to that can't be saved; see `persistent_state`.
+            PersistSessionError: See `persistent_state`; not where something else is under way already.
         """
-        while True:
-            held = self.hold(name)
-            with held.lock:
-                if self.held[name] is not held:
-                    continue  # an overlapping run was faster
-                if held.user != user:
-                    held = self.held[name] = held.of_user(user)
-                return held
+        if self.outer is not None:
+            self.outer.joined = True
+            return
+        with self.lock, self.kept.lock:
+            self.kept.close(self, error)
 
 
-def tab_of(run: Run) -> Tab:
+class Kept:
+    """One state that a tab keeps.
+
+    Attributes:
+        name: The state's name.
+        lock: Guards everything here; nothing of Streamlit is called while it is held.
+        terms: The terms of the last load.
+        transaction: The transaction that goes on from run to run.
+        wanted: The home that the last load has asked for.
+        brought: The browser's home whose record was brought to a user's last.
+    """
+
+    def __init__(self, tab: Tab, name: str, terms: Terms, home: Home) -> None:
+        self.name = name
+        self.lock = threading.RLock()
+        self.terms = terms
+        self._tab = tab
+        self.transaction = Transaction(home, tab.home(name))
+        self.wanted = home
+        self.brought: Home | None = None
+        self._run: Mark | None = None
+        self._open: list[Block] = []
+        self._former: list[Any] = []
+
+    def agree(self, terms: Terms, run: Mark) -> None:
+        """Takes the terms of another load.
+
+        Raises:
+            ConfigurationError: In the same run, another factory made this state.
+        """
+        if self._run == run and name_of(self.terms.factory) != name_of(terms.factory):
+            raise ConfigurationError(
+                f"The state {self.name!r} was loaded with {name_of(self.terms.factory)} and with "
+                f"{name_of(terms.factory)} in one run; give the two states different names."
+            )
+        self.terms, self._run = terms, run
+
+    def move(self, home: Home, caller: Caller) -> None:
+        """Brings the state to the home that it is to have by now, with what is in it; a user's stays where it is.
+
+        Raises:
+            PersistSessionError: See `Transaction.move`.
+        """
+        if home == self.wanted:
+            return
+        if self.wanted.kind is Kind.USER and home.kind is not Kind.TAB:
+            self._leave_user(home)
+        else:
+            self.transaction.move(home, caller, self.terms.options)
+        self.wanted = home
+
+    def _leave_user(self, home: Home) -> None:
+        """Leaves a user's state where it is; blocks that are still open save there."""
+        try:
+            self.transaction.commit(self.terms.options)  # what a callback did since the last run, to whom it was done
+        except StoreError:
+            raise
+        except PersistSessionError:
+            self._start_over(home)  # else nobody could log out in this tab any more
+            raise
+        self._start_over(home)
+
+    def _start_over(self, home: Home) -> None:
+        self._forget(self.transaction.live)
+        self.transaction = Transaction(home, self._tab.home(self.name))
+
+    def begin(self, caller: Caller) -> Any:
+        """The live object; see `Transaction.begin`."""
+        obj = self.transaction.begin(caller, self.terms.options)
+        if self.transaction.home.kind is not Kind.TAB:
+            sweep_if_due(self.transaction.home.store)
+        return obj
+
+    def open(self, caller: Caller, lock: ExitStack | None = None) -> Block:
+        """Opens a block."""
+        obj = self.begin(caller)
+        live = self.transaction.live
+        assert live is not None, "begun"
+        before = None
+        self._open = [block for block in self._open if block.run() is not None]  # others are never left
+        if self._open:
+            with suppress(UnpicklableError):  # whoever saves it is told
+                before = live.pickled().data
+        block = Block(self, self.transaction, live, obj, caller.run, before, lock or _NO_LOCK)
+        self._open.append(block)
+        return block
+
+    def close(self, block: Block, error: BaseException | None) -> None:
+        """Commits or discards what a block did; see `Block.leave`."""
+        self._open = [each for each in self._open if each is not block]
+        transaction, options = block.transaction, self.terms.options
+        if transaction.live is not block.live:
+            return  # it was cleared, or thrown away
+        if isinstance(error, Exception) and options.on_error == "discard":
+            if self._run == block.run:
+                transaction.discard(block.live, block.before if self._open else None)
+            else:
+                block.live.forget(block.obj)
+            return
+        try:
+            transaction.commit(options, creates=self._tab.is_visited(block.run))
+        except Exception as failure:
+            if error is None:
+                if not isinstance(failure, StoreError):
+                    transaction.live = None  # else every later run of this visitor would meet the same error
+                raise
+            # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
+            said = failure if isinstance(failure, PersistSessionError) else type(failure).__name__
+            _log.error("The state %r could not be saved: %s. It is tried again.", self.name, said)
+
+    def end(self, run: Mark) -> None:
+        """Saves what blocks have left to the end of one that is never left, as a generator's may be."""
+        with self.lock:
+            for block in self._open:
+                if block.run == run and block.joined and block.transaction.live is block.live:
+                    block.transaction.commit(self.terms.options)
+
+    def save(self, obj: Any, caller: Caller) -> None:
+        """Saves the live object, or another one in its place; see `save_state`."""
+        if any(former is obj for former in self._former_objects()):
+            _log.info("The state %r was cleared, or is another user's: its old object is not saved.", self.name)
+            return
+        transaction = self.transaction
+        if transaction.live is None:
+            transaction.begin(caller, self.terms.options)
+        if transaction.live is not None and not transaction.live.holds(obj):
+            transaction.replace(obj, caller)
+        transaction.absorb()
+        try:
+            transaction.commit(self.terms.options)
+        except StateConflictError:
+            transaction.live = None  # so that it can be loaded again, and the change repeated
+            raise
+
+    def clear(self) -> None:
+        """Deletes the record; see `clear_cookie_state`."""
+        live = self.transaction.live
+        self.transaction.clear(self.wanted)
+        self._forget(live)
+
+    def _forget(self, live: Live | None) -> None:
+        if live is not None:
+            self._former = [*self._former[1 - _FORMER :], _weak(live.obj)]
+
+    def _former_objects(self) -> Iterator[Any]:
+        return (each() if isinstance(each, weakref.ref) else each for each in self._former)
+
+    @contextmanager
+    def exclusively(self, timeout: float) -> Iterator[None]:
+        """Holds the record's lock over a block.
+
+        Raises:
+            LockTimeoutError: Another exclusive block did not end in time.
+            StoreError: The store failed.
+        """
+        with self.transaction.home.lock(timeout):
+            yield
+
+
+def _weak(obj: Any) -> Any:
+    try:
+        return weakref.ref(obj)
+    except TypeError:  # a list, a dict
+        return obj
+
+
+class Tab:
+    """One tab.
+
+    Attributes:
+        identity: The visitor.
+        kept: The states by their names.
+        failures: The errors that the end of a run met when it saved, by the states' names: for their next load.
+    """
+
+    def __init__(self) -> None:
+        self.identity = Identity()
+        self.kept: dict[str, Kept] = {}
+        self.failures: dict[str, PersistSessionError] = {}
+        self._called: dict[Mark, Calls] = {}
+        self._store = MemoryStore()
+        self._key = secrets.token_hex(32)
+        self._first: Mark | None = None
+        self._clears: list[str | None] = []
+        self._lock = threading.RLock()
+
+    def home(self, name: str) -> Home:
+        """The home of a state in the tab's own memory."""
+        return Home(Kind.TAB, self._store, _OWN_KEYS, self._key, name)
+
+    def home_of(self, name: str, user: str | None, settings: Settings, *, remember: bool) -> Home:
+        """The home that a state is to have by now."""
+        if not remember:
+            return self.home(name)
+        if user is not None:
+            return Home(Kind.USER, settings.store, settings.keys, user_key(user), name)
+        return self._in_browser(name, settings) or self.home(name)
+
+    def _in_browser(self, name: str, settings: Settings) -> Home | None:
+        if self.identity.visitor_id is None:
+            return None
+        return Home(Kind.BROWSER, settings.store, settings.keys, visitor_key(self.identity.visitor_id), name)
+
+    def is_visited(self, run: Mark) -> bool:
+        """Whether somebody does something in this tab: its first run is only the page's load."""
+        return self._first is not None and self._first != run
+
+    def enter(self, run: host.Run, name: str, terms: Terms, settings: Settings, caller: Caller) -> Kept:
+        """The state of this name, in the home that it is to have by now.
+
+        Raises:
+            PersistSessionError: See `persistent_state`.
+        """
+        with self._lock:
+            self._first = self._first or run.mark
+            self._recognize(settings)
+            if terms.remember and terms.user is None:
+                self.identity.want(settings)
+            home = self.home_of(name, terms.user, settings, remember=terms.remember)
+            kept = self._keep(name, terms, home, settings)
+        with kept.lock:
+            kept.agree(terms, run.mark)
+            self._bring_along(kept, home, caller, settings)
+            kept.move(home, caller)
+        if not any(each.terms.remember and each.terms.user is None for each in self.kept.values()):
+            self.identity.withdraw()
+        return kept
+
+    def _keep(self, name: str, terms: Terms, home: Home, settings: Settings) -> Kept:
+        kept = self.kept.get(name)
+        if kept is None:
+            # What the browser's record holds is brought to a user's, or into the tab, as if it had been here before.
+            start = self._in_browser(name, settings) or self.home(name) if home.kind is not Kind.BROWSER else home
+            kept = self.kept[name] = Kept(self, name, terms, start)
+        return kept
+
+    def _bring_along(self, kept: Kept, home: Home, caller: Caller, settings: Settings) -> None:
+        """Brings a browser's record to a user's, where the browser is known only since the login."""
+        browser = self._in_browser(kept.name, settings)
+        if home.kind is Kind.USER and browser is not None and kept.brought != browser:
+            if kept.wanted != browser:
+                Transaction(browser, self.home(kept.name)).move(home, caller, kept.terms.options)
+            kept.brought = browser
+
+    def _recognize(self, settings: Settings) -> None:
+        """Looks who the visitor is; where that is known only now, does what was to be done in the browser's home."""
+        was_known = self.identity.visitor_id is not None
+        self.identity.look(settings, lambda visitor_id: bool(settings.store.names(visitor_key(visitor_id))))
+        if self.identity.visitor_id is not None and not was_known:
+            _look_elsewhere(visitor_key(self.identity.visitor_id), settings)
+            self._finish_clearing(settings)
+
+    def _finish_clearing(self, settings: Settings) -> None:
+        key = visitor_key(self.identity.visitor_id or "")
+        for name in self._clears:
+            if name is None:
+                delete_all(settings, key)
+            else:
+                settings.store.delete(key, name)
+        self._clears = []
+
+    def clear(self, name: str, user: str | None, settings: Settings) -> None:
+        """Deletes a state; see `clear_cookie_state`."""
+        with self._lock:
+            self._recognize(settings)
+            kept = self.kept.get(name)
+            if user is not None and (kept is None or kept.terms.user != user):
+                settings.store.delete(user_key(user), name)
+                return
+            if kept is not None:
+                with kept.lock:
+                    kept.clear()
+            if user is None and (kept is None or kept.terms.user is None):
+                self._clear_in_browser(name, settings)
+
+    def clear_all(self, user: str | None, settings: Settings) -> None:
+        """Deletes all states of the visitor; see `clear_cookie_state`."""
+        with self._lock:
+            self._recognize(settings)
+            users = {kept.terms.user for kept in self.kept.values()} if user is None else {user}
+            for kept in list(self.kept.values()):
+                if kept.terms.user in users:
+                    with kept.lock:
+                        kept.clear()
+            for each in users - {None}:
+                delete_all(settings, user_key(each or ""))
+            if user is None:
+                self._clear_in_browser(None, settings)
+
+    def _clear_in_browser(self, name: str | None, settings: Settings) -> None:
+        self._clears.append(name)
+        if self.identity.visitor_id is not None:
+            self._finish_clearing(settings)
+
+    # The end of a run
+
+    def end(self, ended: host.Ended) -> None:
+        """Does what is left to be done at the end of a run; raises nothing."""
+        mark = ended.run.mark
+        for name, (_, block) in self._called.pop(mark, {}).items():
+            self._leave(name, block, failed=ended.failed)
+        for kept in list(self.kept.values()):
+            try:
+                kept.end(mark)
+            except Exception:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
+                _log.exception("The state %r could not be saved at the end of the run.", kept.name)
+        if self._first is None or not self.identity.is_due():
+            return
+        try:
+            if not ended.run.is_fragment:
+                host.mount_apart(self.talk)
+        except Exception:  # noqa: BLE001 (see above)
+            _log.exception("The browser could not be asked for its cookie.")
+
+    def _leave(self, name: str, block: Block, *, failed: bool) -> None:
+        try:
+            block.leave(Exception() if failed else None)
+        except PersistSessionError as error:
+            _log.error("The state %r could not be saved at the end of the run: %s", name, error)
+            self.failures[name] = error
+        except Exception as error:  # noqa: BLE001 (see above)
+            _log.exception("The state %r could not be saved at the end of the run.", name)
+            self.failures[name] = PersistSessionError(f"The state {name!r} could not be saved; see the log.")
+            self.failures[name].__cause__ = error
+
+    def calls(self, run: host.Run) -> Calls:
+        """The blocks that the end of this run leaves, by the states' names, each with what it was called with."""
+        run.note_errors()
+        return self._called.setdefault(run.mark, {})
+
+    def talk(self) -> None:
+        """Asks the browser, or sends it the cookie: in a fragment of its own, which its answer runs again.
+
+        Raises:
+            BaseException: Streamlit's own, where the browser has told a known visitor: the script is to run again.
+        """
+        run = host.current_run()
+        if run is None:
+            return
+        settings = settings_module.resolve(run.script, host.secrets)
+        was_known = self.identity.visitor_id is not None
+        is_adopted = self.identity.talk(settings)
+        if self.identity.visitor_id is None or was_known:
+            return
+        self._come_home(settings)
+        if is_adopted and run.is_fragment and settings.store.names(visitor_key(self.identity.visitor_id)):
+            self._first = None  # the run that starts now is still the page's load
+            host.rerun()
+
+    def _come_home(self, settings: Settings) -> None:
+        """Brings all states of the tab to the home that they are to have by now."""
+        self._finish_clearing(settings)
+        for kept in list(self.kept.values()):
+            terms = kept.terms
+            with kept.lock:
+                live = kept.transaction.live
+                if live is None:
+                    continue
+                home = self.home_of(kept.name, terms.user, settings, remember=terms.remember)
+                try:
+                    self._bring_along(kept, home, live.caller, settings)
+                    kept.move(home, live.caller)
+                except Exception as error:  # noqa: BLE001 (no run of the app is to fail by it; its next load raises)
+                    said = error if isinstance(error, PersistSessionError) else type(error).__name__
+                    _log.warning("The state %r could not be brought to the browser's record: %s", kept.name, said)
+
+
+def delete_all(settings: Settings, key: str) -> None:
+    """Deletes all records of a visitor key.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    for name in settings.store.names(key):
+        settings.store.delete(key, name)
+
+
+@functools.lru_cache(maxsize=1)  # once
+def _warn_of_other_app(other: str, own: str) -> None:
+    _log.warning(
+        "A visitor's cookie is valid, but this app has no record of theirs, and the app %r of this user has: was it "
+        "moved or renamed? configure(app=%r) or configure(store=...) brings the records back; this one's app is %r.",
+        other,
+        other,
+        own,
+    )
+
+
+def _look_elsewhere(key: str, settings: Settings) -> None:
+    if settings.app is None or _warn_of_other_app.cache_info().currsize or settings.store.names(key):
+        return
+    other = settings_module.other_app_with(key, settings)
+    if other is not None:
+        _warn_of_other_app(other, settings.app)
+
+
+def tab_of(run: host.Run) -> Tab:
     """The tab that the run belongs to."""
-    tab = run.memory.setdefault("tab", Tab())
+    tab = run.memory.get("tab")
     if not isinstance(tab, Tab):
         # Left by this module as it was before Streamlit evicted it: the browser and the store know the rest.
         tab = run.memory["tab"] = Tab()
+        host.hear_ends(run, tab.end)
     return tab

@@ -46,12 +46,12 @@ class Store(Protocol):
     Every method raises `StoreError`, with the backend's error as its cause, when the backend fails.
     """
 
-    def read(self, name: str, key: str) -> Stored | None:
+    def read(self, key: str, name: str) -> Stored | None:
         """The record and its version, or `None` if there is none."""
         ...
 
     def write(  # noqa: PLR0913 (what compare-and-swap needs, by keyword)
-        self, name: str, key: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
+        self, key: str, name: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
     ) -> bool:
         """Whether the record was written: only if the one there still has the version `based_on`.
 
@@ -60,11 +60,11 @@ class Store(Protocol):
         """
         ...
 
-    def delete(self, name: str, key: str) -> None:
+    def delete(self, key: str, name: str) -> None:
         """Erase the record and whatever was set aside of it; harmless where there is nothing."""
         ...
 
-    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+    def set_aside(self, key: str, name: str, *, version: str, expires_at: float) -> None:
         """Take the record away from `read`, but keep its bytes until `expires_at`.
 
         Only if it still has this version: another tab may have mended it meanwhile. Harmless where there is none.
@@ -72,11 +72,15 @@ class Store(Protocol):
         """
         ...
 
-    def version(self, name: str, key: str) -> str | None:
+    def names(self, key: str) -> list[str]:
+        """The names under which the visitor has a record, sorted."""
+        ...
+
+    def version(self, key: str, name: str) -> str | None:
         """The record's version, `None` if there is none: what `read` says, for less."""
         ...
 
-    def lock(self, name: str, key: str, *, timeout: float) -> AbstractContextManager[None]:
+    def lock(self, key: str, name: str, *, timeout: float) -> AbstractContextManager[None]:
         """Hold the record's lock over a block, against all who share the store; a thread may take it again.
 
         `read` and `write` do not ask for it. The lock of a process that ends is free.
@@ -85,13 +89,10 @@ class Store(Protocol):
         """
         ...
 
-    def claim_sweep(self) -> bool:
-        """Whether it is the caller's turn to call `delete_expired`: once a day for all who share the store."""
+    def begin_sweep(self, *, every: float) -> float | None:
+        """The time of the sweep before, if that is `every` seconds ago; else None."""
         ...
 
-    def delete_expired(self, *, pause: float = 0.0) -> int:
-        """Remove what has expired, and return how much that was.
-
-        In small steps, each followed by a rest of `pause` times as long as it took.
-        """
+    def delete_expired(self, *, before: float, pause: float = 0.0) -> int:
+        """Removes what had expired both at `before` and now, and returns how much that was."""
         ...

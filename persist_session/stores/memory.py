@@ -26,22 +26,22 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._records: dict[tuple[str, str], Stored] = {}
         self._expiry: dict[tuple[str, str], float] = {}
-        self._locks = tuple(threading.RLock() for _ in range(1024))
+        self._locks: dict[tuple[str, str], threading.RLock] = {}
         self._swept_at = -math.inf
         # The bytes, and when they expire.
         self._aside: defaultdict[tuple[str, str], deque[tuple[bytes, float]]] = defaultdict(
             lambda: deque(maxlen=KEPT_ASIDE)
         )
 
-    def read(self, name: str, key: str) -> Stored | None:
+    def read(self, key: str, name: str) -> Stored | None:
         """The record and its version, or `None` if there is none."""
         with self._lock:
-            return self._records.get((name, key))
+            return self._records.get((key, name))
 
     def write(  # noqa: PLR0913 (the protocol's)
         self,
-        name: str,
         key: str,
+        name: str,
         data: bytes,
         *,
         version: str,
@@ -50,41 +50,41 @@ class MemoryStore:
     ) -> bool:
         """Whether the record was written: only if the one there still has the version `based_on`."""
         with self._lock:
-            found = self._records.get((name, key))
+            found = self._records.get((key, name))
             if (found.version if found else None) != based_on:
                 return False
-            self._records[name, key] = Stored(data, version)
-            self._expiry[name, key] = expires_at
+            self._records[key, name] = Stored(data, version)
+            self._expiry[key, name] = expires_at
             return True
 
-    def delete(self, name: str, key: str) -> None:
+    def delete(self, key: str, name: str) -> None:
         """Erase the record and whatever was set aside of it."""
         with self._lock:
-            self._records.pop((name, key), None)
-            self._expiry.pop((name, key), None)
-            self._aside.pop((name, key), None)
+            self._records.pop((key, name), None)
+            self._expiry.pop((key, name), None)
+            self._aside.pop((key, name), None)
 
-    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+    def set_aside(self, key: str, name: str, *, version: str, expires_at: float) -> None:
         """Take the record away from `read`, but keep its bytes until `expires_at`."""
         with self._lock:
-            found = self._records.get((name, key))
+            found = self._records.get((key, name))
             if found and found.version == version:
-                del self._records[name, key], self._expiry[name, key]
-                self._aside[name, key].append((found.data, expires_at))
+                del self._records[key, name], self._expiry[key, name]
+                self._aside[key, name].append((found.data, expires_at))
 
-    def version(self, name: str, key: str) -> str | None:
+    def version(self, key: str, name: str) -> str | None:
         """The record's version, `None` if there is none."""
-        found = self.read(name, key)
+        found = self.read(key, name)
         return found.version if found else None
 
     @contextlib.contextmanager
-    def lock(self, name: str, key: str, *, timeout: float) -> Iterator[None]:
+    def lock(self, key: str, name: str, *, timeout: float) -> Iterator[None]:
         """Hold the record's lock over a block; a thread may take it again.
 
         Raises:
             LockTimeoutError: Somebody else held it for `timeout` seconds.
         """
-        lock = self._locks[hash((name, key)) % len(self._locks)]
+        lock = self._locks.setdefault((key, name), threading.RLock())
         if not lock.acquire(timeout=timeout):
             raise lock_timeout(timeout)
         try:
@@ -92,18 +92,24 @@ class MemoryStore:
         finally:
             lock.release()
 
-    def claim_sweep(self) -> bool:
-        """Whether it is the caller's turn to call `delete_expired`: once a day."""
+    def names(self, key: str) -> list[str]:
+        """The names under which the visitor has a record, sorted."""
         with self._lock:
-            is_due = time.time() - self._swept_at > SWEEP_EVERY
-            if is_due:
-                self._swept_at = time.time()
-            return is_due
+            return sorted(name for each, name in self._records if each == key)
 
-    def delete_expired(self, *, pause: float = 0.0) -> int:  # noqa: ARG002 (it takes no time)
-        """Remove what has expired, and return how much that was."""
+    def begin_sweep(self, *, every: float) -> float | None:
+        """The time of the sweep before, if that is `every` seconds ago; else None."""
         with self._lock:
-            now = time.time()
+            before, now = self._swept_at, time.time()
+            if abs(now - before) < every:
+                return None
+            self._swept_at = now
+            return max(before, 0.0)
+
+    def delete_expired(self, *, before: float, pause: float = 0.0) -> int:  # noqa: ARG002 (it takes no time)
+        """Remove what had expired at both times, and return how much that was."""
+        with self._lock:
+            now = min(before, time.time())
             expired = [place for place, expires_at in self._expiry.items() if expires_at < now]
             for place in expired:
                 del self._records[place], self._expiry[place]

@@ -1,22 +1,22 @@
-"""A place for records in memory, and a store that counts."""
+"""A store that counts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from persist_session.keys import derive
-from persist_session.place import Place
+from persist_session.records import Home, Kind
 from persist_session.stores import MemoryStore
 
 if TYPE_CHECKING:
     from persist_session.stores import Stored
 
 KEYS = derive(["k" * 32])
-RECORD_KEY = "a" * 64
+VISITOR = "a" * 64
 
 
 class CountingStore(MemoryStore):
-    """A MemoryStore that counts what it is asked for.
+    """A MemoryStore that counts what it is asked for; the fingerprints of keys do not count.
 
     Attributes:
         writes: Calls of `write`, refused ones, too.
@@ -30,23 +30,23 @@ class CountingStore(MemoryStore):
         self.reads = 0
         self.versions = 0
 
-    def read(self, name: str, key: str) -> Stored | None:
+    def read(self, key: str, name: str) -> Stored | None:
         """Count, and read."""
-        self.reads += 1
-        return super().read(name, key)
+        self.reads += name != "persist_session.keys"
+        return super().read(key, name)
 
-    def version(self, name: str, key: str) -> str | None:
+    def version(self, key: str, name: str) -> str | None:
         """Count, and look; that is no `read`."""
         self.versions += 1
-        found = super().read(name, key)
+        found = super().read(key, name)
         return found.version if found else None
 
-    def write(self, name: str, key: str, data: bytes, **options: Any) -> bool:
+    def write(self, key: str, name: str, data: bytes, **options: Any) -> bool:
         """Count, and write."""
-        self.writes += 1
-        return super().write(name, key, data, **options)
+        self.writes += name != "persist_session.keys"
+        return super().write(key, name, data, **options)
 
 
-def place(store: MemoryStore | None = None, name: str = "app-state", record_key: str = RECORD_KEY) -> Place:
-    """Return a place in this store, or in a new one."""
-    return Place(CountingStore() if store is None else store, KEYS, name, record_key)
+def home(store: MemoryStore | None = None, name: str = "app-state", key: str = VISITOR) -> Home:
+    """Return a browser's home in this store, or in a new one."""
+    return Home(Kind.BROWSER, CountingStore() if store is None else store, KEYS, key, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persist_session import CookieMiddleware, host, relay
+from persist_session import CookieMiddleware, host
 from persist_session.host import Ended, Handshake, Run
 from persist_session.settings import Settings
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from persist_session.keys import Keys
 
 URL = "http://localhost/"
+COOKIE = "persist_session"
+SCRIPTS = "persist_session-js"
 _local = threading.local()
 
 
@@ -41,56 +43,66 @@ class AppState:
     items: list[Any] = field(default_factory=list)
 
 
+class RerunError(BaseException):
+    """The script is to run again, as Streamlit's own exception says it."""
+
+
 class Browser:
     """A visitor's browser.
 
     Attributes:
         cookies: Values and unix times of expiry, by name.
         http_only: The names of those that no script sees or replaces.
+        strips: Whether a proxy keeps the cookies from the connections of its tabs.
     """
 
     def __init__(self) -> None:
         self.cookies: dict[str, tuple[str, float]] = {}
         self.http_only: set[str] = set()
-        self._middleware: Callable[..., Any] = partial(CookieMiddleware, names=())
+        self.strips = False
+        self._middleware: Callable[..., Any] | None = None
 
     def values(self) -> dict[str, str]:
-        """The states' cookies that have not expired."""
-        return {name: value for name, value in self.sent().items() if name != relay.BROWSER}
-
-    def sent(self) -> dict[str, str]:
-        """What has not expired, with the cookie by which the server knows the browser."""
+        """The cookies that have not expired."""
         return {name: value for name, (value, expires) in self.cookies.items() if expires > time.time()}
+
+    def seen_by_scripts(self) -> dict[str, str]:
+        """The cookies that have not expired, and are not HttpOnly."""
+        return {name: value for name, value in self.values().items() if name not in self.http_only}
 
     def open(self) -> Tab:
         """A tab whose handshake has the cookies."""
         return Tab(self)
 
-    def seen_by_scripts(self) -> dict[str, str]:
-        """The states' cookies that have not expired, and are not HttpOnly."""
-        return {name: value for name, value in self.values().items() if name not in self.http_only}
-
-    def load(self, *names: str, remember: Callable[[Request], bool] | None = None) -> Tab:
-        """A tab whose page came through the middleware for the states of these names."""
-        self._middleware = partial(CookieMiddleware, names=names, remember=remember)
-        self.fetch("/")
-        return self.open()
-
-    def fetch(self, path: str) -> None:
-        """Ask the server for a path, through the middleware that the last page came through."""
-        jar = Jar(self.sent())
+    def load(self, *, remember: Callable[[Request], bool] | None = None) -> Tab:
+        """A tab whose page came through the middleware."""
+        self._middleware = partial(CookieMiddleware, remember=remember)
+        jar = Jar(self.values())
         jar.http_only |= self.http_only
-        # In a thread of its own: in that of a test in a browser Playwright's loop runs.
-        thread = threading.Thread(target=lambda: asyncio.run(_fetch(jar, self._middleware, path)))
-        thread.start()
-        thread.join()
+        _in_thread(partial(_fetch, jar, self._middleware))
         self.cookies = {
             name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
         }
         self.http_only = jar.http_only & jar.keys()
+        return self.open()
+
+    def handshake(self) -> Handshake:
+        """The handshake of a connection that is opened now."""
+        sent = () if self.strips else tuple(f"{name}={value}" for name, value in self.values().items())
+        refused = self._middleware is not None and _in_thread(partial(_connect, sent, self._middleware))
+        return Handshake(sent, URL, is_refused=bool(refused))
 
 
-async def _fetch(jar: Jar, middleware: Callable[..., Any], path: str) -> None:
+def _in_thread(work: Callable[[], Any]) -> Any:
+    # In a thread of its own: in that of a test in a browser Playwright's loop runs.
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(asyncio.run(work())))
+    thread.start()
+    thread.join()
+    return found[0] if found else None
+
+
+async def _fetch(jar: Jar, middleware: Callable[..., Any]) -> None:
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
 
@@ -103,9 +115,20 @@ async def _fetch(jar: Jar, middleware: Callable[..., Any], path: str) -> None:
                 jar.store_response(value.decode())
 
     sent = [(b"host", b"localhost"), (b"cookie", jar.header().encode())]
-    path, _, query = path.partition("?")
-    scope = {"type": "http", "method": "GET", "path": path, "query_string": query.encode(), "headers": sent}
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": sent}
     await middleware(page)(scope, receive, send)
+
+
+async def _connect(sent: tuple[str, ...], middleware: Callable[..., Any]) -> bool:
+    heard: list[bool] = []
+
+    async def connection(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append(any(name == host.REFUSAL.encode() for name, _ in scope["headers"]))
+
+    headers = [(b"host", b"localhost"), *((b"cookie", value.encode()) for value in sent)]
+    scope = {"type": "websocket", "path": "/_stcore/stream", "query_string": b"", "headers": headers}
+    await middleware(connection)(scope, None, None)
+    return heard[0]
 
 
 class _Context:
@@ -116,25 +139,27 @@ class _Context:
 
     def __init__(self) -> None:
         self.main_script_path = __file__
-        self._has_script_started = True
+        self.on_script_error = None
+        self.fragment_ids_this_run: list[str] = []
         self.parallel_coordinator = self.Coordinator()
 
 
 class Tab(Run):
     """A tab; with `pretended`, the calling thread runs its script after `begin`."""
 
-    __slots__ = ("_asked", "_browser", "_ends", "_headers", "_memory", "_mounted", "_was_mounted")
-    _asked: tuple[str, Callable[[], None]] | None
+    __slots__ = ("_asked", "_browser", "_draw", "_handshake", "_memory", "_mounted", "_over", "_was_mounted")
+    _asked: Callable[[], None] | None
     _browser: Browser
-    _ends: list[Callable[[Ended], None]]
-    _headers: tuple[str, ...]
+    _draw: Callable[[], None]
+    _handshake: Handshake
     _memory: dict[str, Any]
     _mounted: set[str]
+    _over: bool
     _was_mounted: set[str]
 
     def __init__(self, browser: Browser) -> None:
         super().__init__(_Context())
-        own: dict[str, Any] = {"_asked": None, "_browser": browser, "_ends": [], "_memory": {}, "_mounted": set()}
+        own: dict[str, Any] = {"_asked": None, "_browser": browser, "_memory": {}, "_mounted": set(), "_over": True}
         for name, value in (own | {"_was_mounted": set()}).items():
             object.__setattr__(self, name, value)
         self.reconnect()
@@ -146,60 +171,85 @@ class Tab(Run):
 
     @property
     def is_asking(self) -> bool:
-        """Whether a question to the browser is on the page: its answer starts another run."""
+        """Whether a question to the browser is on the page: its answer starts a run of a fragment."""
         return self._asked is not None
 
     def reconnect(self) -> None:
         """Lose the connection, and shake hands anew."""
-        sent = tuple(f"{name}={value}" for name, value in self._browser.sent().items())
-        object.__setattr__(self, "_headers", sent)
+        object.__setattr__(self, "_handshake", self._browser.handshake())
 
     def begin(self) -> None:
-        """End the tab's last run, and begin another one; it is the calling thread's from now on."""
+        """End the tab's last run, let the browser answer, and begin another one; it is the calling thread's now."""
         self.end()
+        self.answer()
+        self._renew()
+
+    def _renew(self) -> None:
         self._context.parallel_coordinator = _Context.Coordinator()
-        object.__setattr__(self, "_was_mounted", self._mounted)
-        object.__setattr__(self, "_mounted", set())
+        self._context.fragment_ids_this_run = []
+        object.__setattr__(self, "_over", False)
         self.go_on()
-        if self._asked is not None:
-            self._asked[1]()
 
     def go_on(self) -> None:
         """Go on with the run, after one of another tab."""
         _local.tab = self
 
+    def answer(self) -> None:
+        """Let the browser answer, if it was asked: that runs the fragment that asked."""
+        if self._asked is None:
+            return
+        before = getattr(_local, "tab", None)
+        self._renew()
+        self._context.fragment_ids_this_run = ["ours"]
+        heard = self._asked
+        heard()
+        with suppress(RerunError):
+            self._paint(self._draw)
+        self._memory["end"](Ended(self, failed=False))
+        self._context.fragment_ids_this_run = []
+        object.__setattr__(self, "_over", True)
+        _local.tab = before
+
     def end(self, *, failed: bool = False) -> None:
         """End the run."""
-        self.finish(self._ends, failed=failed)
+        if not self._over:
+            object.__setattr__(self, "_over", True)
+            before = getattr(_local, "tab", None)
+            _local.tab = self
+            if "end" in self._memory:
+                self._memory["end"](Ended(self, failed))
+            _local.tab = before
 
     def begin_over(self) -> Callable[[], None]:
         """Begin another run while the last one goes on; return what ends that one."""
-        ends = self._ends
-        object.__setattr__(self, "_ends", [])
-        self.begin()
-        return partial(self.finish, ends)
+        old = _Context()
+        old.parallel_coordinator = self._context.parallel_coordinator
+        run = Tab.__new__(Tab)
+        for name in Tab.__slots__:
+            object.__setattr__(run, name, getattr(self, name))
+        object.__setattr__(run, "_context", old)
+        self._renew()
+        return run.end
 
-    def finish(self, ends: list[Callable[[Ended], None]], *, failed: bool = False) -> None:
-        """Tell all who wait for a run's end."""
-        while ends:
-            ends.pop()(Ended(failed=failed, drew_all=not failed))
+    def mount_apart(self, draw: Callable[[], None]) -> None:
+        """Draw in a fragment."""
+        object.__setattr__(self, "_draw", draw)
+        self._paint(draw)
 
-    def answer(self, key: str) -> dict[str, str] | None:
-        """What the browser said to the question of this key."""
-        if self._asked is None or self._asked[0] != key:
-            return None
-        return {name: value for name, value in self._browser.sent().items() if name not in self._browser.http_only}
+    def _paint(self, draw: Callable[[], None]) -> None:
+        object.__setattr__(self, "_was_mounted", self._mounted)
+        object.__setattr__(self, "_mounted", set())
+        draw()
 
-    def fetch(self, path: str) -> None:
-        """Have the browser ask the server for a path."""
-        self._browser.fetch(path)
+    def seen(self) -> dict[str, str]:
+        """What the browser says to the question."""
+        return self._browser.seen_by_scripts()
 
     def mount(self, *, method: str, **arguments: Any) -> Any:
         """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
         if method == "getAll":
-            found = self.answer(arguments["key"])
-            object.__setattr__(self, "_asked", (arguments["key"], arguments["on_change"]))
-            return found
+            object.__setattr__(self, "_asked", arguments["on_change"])
+            return None
         name, value = arguments["name"], arguments["value"]
         if f"{name}={value}" not in self._was_mounted and name not in self._browser.http_only:
             self._browser.cookies[name] = value, _unix(arguments["options"])
@@ -215,45 +265,45 @@ def _tab() -> Any:
     return getattr(_local, "tab", None)
 
 
-def forget_relay(patch: pytest.MonkeyPatch) -> None:
-    """Begin as a process does: nothing is noted."""
-    patch.setattr(relay, "served", {})
-    patch.setattr(relay, "_unwanted", {})
-    for notes in ("shown", "promoted", "retired", "replaced"):
-        patch.setattr(relay, notes, relay.Notes())
+def _rerun() -> None:
+    raise RerunError
 
 
 @contextmanager
 def pretended(
-    store: CountingStore, max_age: float = 1000.0, lock_timeout: float = 10.0, keys: Keys = KEYS
+    store: CountingStore, max_age: float = 1000.0, lock_timeout: float = 10.0, keys: Keys = KEYS, **more: Any
 ) -> Iterator[Browser]:
     """A browser whose tabs' runs are the library's, with one store for all."""
-    settings = Settings(
-        keys=keys,
-        store=store,
-        max_age=max_age,
-        same_site="lax",
-        secure=None,
-        path=None,
-        partitioned=False,
-        ask_browser=True,
-        max_bytes=100_000,
-        lock_timeout=lock_timeout,
-    )
+    values: dict[str, Any] = {
+        "keys": keys,
+        "store": store,
+        "app": None,
+        "max_age": max_age,
+        "cookie_name": COOKIE,
+        "cookie_max_age": 400 * 24 * 3600.0,
+        "same_site": "lax",
+        "secure": None,
+        "path": None,
+        "partitioned": False,
+        "ask_browser": True,
+        "max_bytes": 100_000,
+        "lock_timeout": lock_timeout,
+    }
+    settings = Settings(**values | more)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(host, "current_run", _tab)
-        patch.setattr(host, "handshake", lambda: Handshake(_tab()._headers, URL))
+        patch.setattr(host, "handshake", lambda: _tab()._handshake)
         patch.setattr(host, "base_path", lambda: "/")
-        patch.setattr(host, "mount", lambda element: element())
-        patch.setattr(host, "fetch", lambda path: _tab().fetch(path))
-        patch.setattr(host, "widget_value", lambda key: _tab().answer(key))
+        patch.setattr(host, "mount_apart", lambda draw: _tab().mount_apart(draw))
+        patch.setattr(host, "rerun", _rerun)
+        patch.setattr(host, "widget_value", lambda key: _tab().seen())
         patch.setattr(host, "forget_widget", lambda key: object.__setattr__(_tab(), "_asked", None))
-        patch.setattr(host, "at_end_of_run", lambda run, end: run._ends.append(end))
-        patch.setattr("persist_session.cookies._component", lambda **arguments: _tab().mount(**arguments))
-        patch.setattr("persist_session.held.sweep_if_due", lambda _: None)
-        patch.setattr("persist_session.errand._WAITED_FOR", 0.05)  # what does not come at once here never does
-        patch.setattr("persist_session.settings.resolve", lambda *_: settings)
-        patch.setattr("persist_session.middleware.resolve", lambda *_: settings)
-        forget_relay(patch)
+        patch.setattr(host, "hear_ends", lambda run, end: run.memory.update(end=end))
+        patch.setattr(host, "_serving", [])
+        patch.setattr("persist_session.browser.component._component", lambda **arguments: _tab().mount(**arguments))
+        patch.setattr("persist_session.tab.sweep_if_due", lambda _: None)
+        for module in ("settings", "browser.middleware"):
+            patch.setattr(f"persist_session.{module}.resolve", lambda *_: settings)
+        patch.setattr("persist_session.browser.middleware.check", lambda _: None)
         yield Browser()
         _local.tab = None

@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from persist_session.graph import MISSING, Kind, Node, is_atom, kind_of, token
-from persist_session.pairing import Pairing
-from persist_session.pickling import attributes_of
-from persist_session.view import is_own_module
+from persist_session.objects.classes import is_own_module
+from persist_session.objects.graph import MISSING, Kind, Node, is_atom, kind_of, token
+from persist_session.objects.pairing import Pairing
+from persist_session.objects.pickling import attributes_of
 
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values hold the same. Attributes tell, not an `__eq__` of the app, which may look at an id alone."""
-    return Sameness(Pairing()).same(one, other)
+    try:
+        return Sameness(Pairing()).same(one, other)
+    except RecursionError:  # nested too deeply to be looked into
+        return False
 
 
 class Sameness:

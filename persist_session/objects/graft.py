@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
-from persist_session.pickling import attributes_of
-from persist_session.view import is_own_module
+from persist_session.objects.classes import is_own_module
+from persist_session.objects.pickling import attributes_of
 
 _NONE = object()
 

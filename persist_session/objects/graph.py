@@ -14,8 +14,8 @@ from enum import Enum
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
-from persist_session.pickling import attributes_of
-from persist_session.view import is_own_module
+from persist_session.objects.classes import is_own_module
+from persist_session.objects.pickling import attributes_of
 
 MISSING = object()
 """Stands for a part that is not there."""
@@ -149,23 +149,25 @@ class Node:
         for item in self.odd:
             yield from item
 
+    def step(self, field: Any) -> str:
+        """A step of a path from here."""
+        if field is ELEMENT:
+            return "[...]"
+        if isinstance(field, Attribute):
+            return f".{field.name}"
+        # A key may be a visitor's own words: its place is shown instead.
+        known = list(self.fields)
+        return f"[key {known.index(field) + 1}]" if field in known else "[new key]"
+
     def path(self) -> str:
         """The first way to the object, for messages; of a long one its end."""
         steps: list[str] = []
         node = self
         while node.parent is not None and node.parent.parent is not None:
-            steps.append(step(node.field))
+            steps.append(node.parent.step(node.field))
             node = node.parent
         left_out = ["..."] if len(steps) > _LONGEST_PATH else []
         return "".join([type(node.obj).__qualname__, *left_out, *reversed(steps[:_LONGEST_PATH])])
-
-
-def step(field: Any) -> str:
-    """A step of a path."""
-    if isinstance(field, Attribute) and field is not ELEMENT:
-        return f".{field.name}"
-    # A key may be a visitor's own words: only what reads like a name is shown.
-    return f"[{field!r}]" if isinstance(field, str) and field.isidentifier() else "[...]"
 
 
 class Graph:

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from persist_session.graph import Graph, Kind, Node, is_atom
+from persist_session.objects.graph import Graph, Kind, Node, is_atom
 
 Candidate = tuple[Node, Node]
 

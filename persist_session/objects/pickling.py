@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from persist_session.view import Reference, UnrestorableError, View, is_own_module, walk
+from persist_session.objects.classes import Reference, UnrestorableError, View, is_own_module, walk
 
 References = dict[Reference, Any]
 
@@ -91,6 +91,8 @@ class _Pickler(pickle.Pickler):
 def _special(kind: type) -> Callable[[Any, References], Any] | None:
     if issubclass(kind, (type, FunctionType)):
         return _reduce_name
+    if issubclass(kind, io.BytesIO) and kind.__module__.startswith("streamlit."):
+        return _reduce_upload
     if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
         return _reduce_by_itself if is_own_module(kind.__module__) else None
     return _reduce_slotted if _is_slotted_dataclass(kind) else None
@@ -112,6 +114,11 @@ def _reduce_by_itself(obj: Any, references: References) -> Any:
     reduced = obj.__reduce_ex__(5)
     # A sentinel names itself: a global, to be found where the caller sees it as a class is.
     return _refer(obj, (obj.__module__, reduced), references) if isinstance(reduced, str) else reduced
+
+
+def _reduce_upload(obj: Any, _: References) -> Any:
+    # An uploaded file that was read to its end would be empty after a reload, and a read would count as a change.
+    return copyreg.__newobj__, (type(obj),), (obj.getvalue(), 0, vars(obj))  # type: ignore[attr-defined]
 
 
 def _refer(obj: Any, name: Reference, references: References) -> Any:
@@ -176,10 +183,10 @@ def dumps(obj: Any) -> Pickled:
             return _dump_once(obj)
         except RuntimeError as error:
             if "during iteration" not in str(error) or attempt == _CONCURRENT_CHANGE_RETRIES - 1:
-                raise _unpicklable(obj, error) from error
+                raise _unpicklable(obj, error) from None  # its words may quote the state
             time.sleep(0.001)
-        except Exception as error:  # pickling calls any code of the app's classes: whatever it raises is the answer
-            raise _unpicklable(obj, error) from error
+        except Exception as error:  # noqa: BLE001 (pickling calls any code of the app's: whatever it raises, tells)
+            raise _unpicklable(obj, error) from None
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -200,8 +207,33 @@ def loads(data: bytes, view: View) -> Any:
         return _Unpickler(io.BytesIO(data), view).load()
     except UnrestorableError:
         raise
-    except Exception as error:  # restoring calls any code of the app's classes
-        raise UnrestorableError(f"restoring it raised {type(error).__name__}") from error
+    except Exception as error:  # noqa: BLE001 (restoring calls any code of the app's classes)
+        raise UnrestorableError(
+            f"restoring it raised {type(error).__name__}"
+        ) from None  # its words may quote the state
+
+
+def find_unloadable(obj: Any, view: View) -> tuple[str, str]:
+    """The path to the innermost part that can be pickled, but not be made again of its pickle, and its class."""
+    path, met = type(obj).__qualname__, {id(obj)}
+    while len(met) < _LONGEST_SEARCH:
+        for step, child in _children(obj):
+            if id(child) not in met and not _is_loadable(child, view):
+                met.add(id(child))
+                obj, path = child, path + step
+                break
+        else:
+            break
+    kind = type(obj)
+    return path, f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_loadable(obj: Any, view: View) -> bool:
+    try:
+        loads(_dump_once(obj).data, view)
+    except Exception:  # noqa: BLE001 (the app's own classes raise anything)
+        return False
+    return True
 
 
 def instances(obj: Any, wanted: Callable[[type], bool]) -> list[Any]:
@@ -271,11 +303,10 @@ def _children(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, (type, FunctionType, ModuleType)):
         return  # pickled by their names alone
     if isinstance(obj, dict):
-        for key, value in list(obj.items()):
-            # A key may be a visitor's own words: only what reads like a name is shown.
-            shown = repr(key) if isinstance(key, str) and key.isidentifier() else "..."
-            yield f"[{shown}]", key
-            yield f"[{shown}]", value
+        for number, (key, value) in enumerate(list(obj.items()), 1):
+            # A key may be a visitor's own words: its place is shown instead.
+            yield f"[key {number}]", key
+            yield f"[key {number}]", value
     elif isinstance(obj, (list, tuple, set, frozenset)):
         yield from ((f"[{index}]", value) for index, value in enumerate(list(obj)))
     for attribute in attributes_of(obj):

@@ -12,10 +12,10 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from persist_session.graft import graft
-from persist_session.graph import ELEMENT, MISSING, Attribute, Graph, Kind, Node, is_atom, step
-from persist_session.pairing import Pairing, pair, pair_new
-from persist_session.sameness import Sameness
+from persist_session.objects.graft import graft
+from persist_session.objects.graph import ELEMENT, MISSING, Attribute, Graph, Kind, Node, is_atom
+from persist_session.objects.pairing import Pairing, pair, pair_new
+from persist_session.objects.sameness import Sameness
 
 
 def merge(base: Any, mine: Any, theirs: Any, *, theirs_win: bool = False) -> tuple[Any, list[str]]:
@@ -205,7 +205,7 @@ def _may_be_counts(base: Any, mine: Any) -> bool:
 
 
 def _path(owner: Node, field: Any, value: Any) -> str:
-    return owner.path() + step(field) if owner.parent else type(value).__qualname__
+    return owner.path() + owner.step(field) if owner.parent else type(value).__qualname__
 
 
 def _parts(node: Node, pairs: Pairing | None) -> dict[Any, _Part]:

@@ -1,4 +1,7 @@
-"""The shape of a class: which attributes its code may set, and how an older object gets those it lacks."""
+"""The attributes that a class gained since a state was saved, and their values.
+
+A state's payload in its record is its pickle, behind the shapes that its classes had when it was taken.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import io
+import pickle
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import CodeType
 from typing import Any
 
-from persist_session.pickling import attributes_of, instances
-from persist_session.view import Reference, View, unwrapped
+from persist_session.objects.classes import Reference, View, unwrapped
+from persist_session.objects.pickling import Pickled, attributes_of, instances, loads
 
 FACTORY: Reference = ("", "factory")
 """Stands for the factory among the names of the shapes."""
@@ -45,6 +50,27 @@ def changed(saved: Mapping[Reference, str], view: View, factory: Callable[[], An
         UnrestorableError: A class is gone.
     """
     return {name for name, old in saved.items() if shape(factory if name == FACTORY else view.find(*name)) != old}
+
+
+def pack(pickled: Pickled, factory: Callable[[], Any]) -> bytes:
+    """The payload: two pickles, one after the other."""
+    return pickle.dumps(shapes(pickled.references, factory)) + pickled.data
+
+
+def restore(payload: bytes, view: View, factory: Callable[[], Any]) -> tuple[Any, set[Reference]]:
+    """The state, and the names of its classes that gained something since: for `fill`.
+
+    Args:
+        payload: From a record whose seal was verified.
+        view: Finds the classes.
+        factory: Makes a fresh state.
+
+    Raises:
+        UnrestorableError: A class is gone.
+    """
+    buffer = io.BytesIO(payload)
+    saved: dict[Reference, str] = pickle.load(buffer)
+    return loads(buffer.read(), view), changed(saved, view, factory)
 
 
 def fill(obj: Any, grown: set[Reference], factory: Callable[[], Any]) -> None:

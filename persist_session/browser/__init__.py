@@ -1,0 +1,1 @@
+"""The visitor as the browser shows them: by one signed cookie."""
