@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 
+from persist_session import host
 from persist_session.errors import PersistSessionError
 from persist_session.settings import configured_stores
-from persist_session.stores import Store, open_store
+from persist_session.stores import SWEEP_EVERY, Store, open_store
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +34,17 @@ def sweep_if_due(store: Store) -> None:
 
 def _sweep(store: Store) -> None:
     try:
-        if store.claim_sweep():
-            _log.info("Expired states removed: %d", store.delete_expired(pause=_PAUSE))
+        before = store.begin_sweep(every=SWEEP_EVERY)
+        if before is not None:
+            _log.info("Expired states removed: %d", store.delete_expired(before=before, pause=_PAUSE))
     except PersistSessionError as error:
         _log.error("Expired states could not be removed: %s", error)
 
 
 def delete_expired(store: Store | str | None = None) -> int:
-    """Removes expired states now, and returns how many files or records that were; for a cron job.
+    """Removes the states that had expired at the call before; returns the number of files or records. For a cron job.
+
+    A state that has expired goes at the second call that finds it so: a clock that is wrong once removes nothing.
 
     Args:
         store: A store or its URL. By default the configured one, else the default stores of all apps of this user.
@@ -49,5 +53,9 @@ def delete_expired(store: Store | str | None = None) -> int:
         ConfigurationError: The store can't be used.
         StoreError: The store failed.
     """
-    given = [open_store(store) if isinstance(store, str) else store] if store is not None else configured_stores()
-    return sum(each.delete_expired() for each in given)
+    given = (
+        [open_store(store) if isinstance(store, str) else store]
+        if store is not None
+        else configured_stores(host.secrets)
+    )
+    return sum(each.delete_expired(before=each.begin_sweep(every=0.0) or 0.0) for each in given)

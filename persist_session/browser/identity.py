@@ -179,8 +179,8 @@ def _is_superfluous(found: Found, settings: Settings) -> bool:
 def _warn_of_stripped() -> None:
     _log.warning(
         "CookieMiddleware sets the cookie with the page, but a visitor's connection brought none that is valid. A "
-        "proxy keeps cookies from the websocket: let it pass on the header Cookie to /_stcore/stream, and X-Forwarded-Proto "
-        "and Host to all pages. Until then a script sets a cookie, too, and each page load takes a second run."
+        "proxy keeps cookies from the websocket: let it pass on the header Cookie to /_stcore/stream, and "
+        "X-Forwarded-Proto and Host to all pages. Until then a script sets a cookie, too, and each page load takes a second run."
     )
 
 

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from persist_session.errors import ConfigurationError
-from persist_session.stores.base import Store, Stored
+from persist_session.stores.base import SWEEP_EVERY, Store, Stored
 from persist_session.stores.file import FileStore
 from persist_session.stores.memory import MemoryStore
 
-__all__ = ["FileStore", "MemoryStore", "Store", "Stored", "open_store"]
+__all__ = ["SWEEP_EVERY", "FileStore", "MemoryStore", "Store", "Stored", "open_store"]
 
 _FILE_URL = "Write file:// and an absolute path with no host, for instance file:///srv/state."
 

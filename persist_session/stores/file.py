@@ -9,11 +9,11 @@ import math
 import os
 import threading
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persist_session.errors import ConfigurationError, StoreError
-from persist_session.stores.base import SWEEP_EVERY
+from persist_session.errors import ConfigurationError, LockTimeoutError, StoreError
 from persist_session.stores.durable import (
     make_folder,
     open_regular,
@@ -28,6 +28,7 @@ from persist_session.stores.layout import (
     folders,
     is_expired,
     locks_folder,
+    names_in,
     parse,
     record_path,
     shards,
@@ -48,6 +49,8 @@ _WRITE_LOCKS = 64
 _BLOCK_LOCKS = 1024
 # A visitor who saves meanwhile waits for so many removals at most: some milliseconds.
 _REMOVED_AT_ONCE = 64
+_WRITE_TIMEOUT = 10.0
+"""Seconds for which comparing and renaming a record waits for another process that does so."""
 
 
 class FileStore:
@@ -76,7 +79,7 @@ class FileStore:
     def __hash__(self) -> int:
         return hash((self._root, self._strict))
 
-    def read(self, name: str, key: str) -> Stored | None:
+    def read(self, key: str, name: str) -> Stored | None:
         """The record and its version, or `None` if there is none.
 
         Of a file whose first line is damaged: all of its bytes, with the version `""`. They will not open.
@@ -85,7 +88,7 @@ class FileStore:
             StoreError: The file can't be read.
             ConfigurationError: A folder is not to be trusted.
         """
-        path = record_path(self._root, name, key)
+        path = record_path(self._root, key, name)
         with self._failures("read"):
             try:
                 self._judge_folders(path)
@@ -95,7 +98,7 @@ class FileStore:
                 return None
 
     def write(  # noqa: PLR0913 (the protocol's)
-        self, name: str, key: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
+        self, key: str, name: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
     ) -> bool:
         """Whether the record was written: only if the one there still has the version `based_on`.
 
@@ -103,7 +106,7 @@ class FileStore:
             StoreError: The disk is full, read-only, or fails; the old record is still there.
             ConfigurationError: A folder is not to be trusted.
         """
-        path = record_path(self._root, name, key)
+        path = record_path(self._root, key, name)
         content = first_line(version, expires_at) + data
         with self._failures("write"):
             self._make_folders(path)
@@ -114,14 +117,14 @@ class FileStore:
             sync_folder(path.parent)
         return True
 
-    def delete(self, name: str, key: str) -> None:
+    def delete(self, key: str, name: str) -> None:
         """Erase the record and whatever was set aside of it; harmless where there is nothing.
 
         Raises:
             StoreError: A file can't be removed.
             ConfigurationError: A folder is not to be trusted.
         """
-        path = record_path(self._root, name, key)
+        path = record_path(self._root, key, name)
         with self._failures("delete"):
             if not self._has_folders(path):
                 return
@@ -130,7 +133,21 @@ class FileStore:
                     each.unlink(missing_ok=True)
             sync_folder(path.parent)
 
-    def set_aside(self, name: str, key: str, *, version: str, expires_at: float) -> None:
+    def names(self, key: str) -> list[str]:
+        """The names under which the visitor has a record, sorted; takes one listing of a folder.
+
+        Raises:
+            StoreError: The folder can't be read.
+            ConfigurationError: A folder is not to be trusted.
+        """
+        with self._failures("list"):
+            try:
+                self._judge_folders(record_path(self._root, key, "any"))
+                return names_in(self._root, key)
+            except FileNotFoundError:
+                return []
+
+    def set_aside(self, key: str, name: str, *, version: str, expires_at: float) -> None:
         """Take the record away from `read`, but keep its file, if it still has this version.
 
         Renamed, not copied: this works on a full disk too, and keeps the bytes as they are.
@@ -139,7 +156,7 @@ class FileStore:
             StoreError: The file can't be renamed.
             ConfigurationError: A folder is not to be trusted.
         """
-        path = record_path(self._root, name, key)
+        path = record_path(self._root, key, name)
         with self._failures("set aside"):
             if not self._has_folders(path):
                 return
@@ -150,7 +167,7 @@ class FileStore:
                 os.utime(asides(path)[0], (expires_at, expires_at), follow_symlinks=False)
             sync_folder(path.parent)
 
-    def version(self, name: str, key: str) -> str | None:
+    def version(self, key: str, name: str) -> str | None:
         """The record's version, `None` if there is none; takes one short read.
 
         Not only a stat: it could not tell two writes in one tick of the clock, and network file systems answer it from
@@ -160,10 +177,10 @@ class FileStore:
             StoreError: The file can't be read.
         """
         with self._failures("read"):
-            return _version_at(record_path(self._root, name, key))
+            return _version_at(record_path(self._root, key, name))
 
     @contextlib.contextmanager
-    def lock(self, name: str, key: str, *, timeout: float) -> Iterator[None]:  # noqa: ARG002 (keys differ by name)
+    def lock(self, key: str, name: str, *, timeout: float) -> Iterator[None]:
         """Hold the record's lock over a block, against threads and processes; a thread may take it again.
 
         Raises:
@@ -172,43 +189,52 @@ class FileStore:
         """
         with contextlib.ExitStack() as stack:
             with self._failures("lock"):
-                stack.enter_context(self._lock(f"block-{int(key[:8], 16) % _BLOCK_LOCKS:03x}.lock", timeout))
+                stack.enter_context(
+                    self._lock(f"block-{zlib.crc32(f'{key}{name}'.encode()) % _BLOCK_LOCKS:03x}.lock", timeout)
+                )
             yield
 
-    def claim_sweep(self) -> bool:
-        """Whether it is the caller's turn to remove what has expired: once a day for all who share the folder.
+    def begin_sweep(self, *, every: float) -> float | None:
+        """The time of the sweep before, if that is `every` seconds ago at least; notes now as the newest one.
+
+        Returns:
+            Unix seconds, 0 for the first sweep; None where it is not the caller's turn.
 
         Raises:
             StoreError: The folder can't be written.
         """
         with self._failures("sweep"):
             mark = locks_folder(self._root) / "swept"
-            if not self._root.is_dir() or _age(mark) < SWEEP_EVERY:
-                return False
-            with self._lock("sweep.lock", -1):
-                if _age(mark) < SWEEP_EVERY:
-                    return False
+            if not self._root.is_dir() or _since(mark) < every:
+                return None
+            with self._lock("sweep.lock", _WRITE_TIMEOUT):
+                if _since(mark) < every:
+                    return None
+                before = mark.stat().st_mtime if mark.exists() else 0.0
                 mark.touch(mode=0o600)
                 os.utime(mark, (time.time(), time.time()))
-                return True
+                return before
 
-    def delete_expired(self, *, pause: float = 0.0) -> int:
-        """Remove expired records, what was set aside until now, and what killed writers left; return their number.
+    def delete_expired(self, *, before: float, pause: float = 0.0) -> int:
+        """Removes the records and set-aside ones that had expired both at a time before and now; returns their number.
+
+        Temporary files of killed writers go, too. A clock that is wrong once removes nothing.
 
         Args:
+            before: The time of the sweep before, in unix seconds.
             pause: How long to rest after each folder, as a multiple of the processor's time that the folder took.
 
         Raises:
             StoreError: A file can't be removed.
             ConfigurationError: A folder is not to be trusted.
         """
-        removed = 0
+        removed, at = 0, min(before, time.time())
         failed: list[Exception] = []
         for folder in shards(self._root):
             started = time.thread_time()
             try:
                 self._judge_folders(folder / "any")
-                removed += self._remove_expired(folder)
+                removed += self._remove_expired(folder, at)
             except (OSError, ConfigurationError) as error:
                 failed.append(error)  # the other folders are swept all the same
             time.sleep(pause * (time.thread_time() - started))
@@ -217,13 +243,13 @@ class FileStore:
                 raise failure
         return removed
 
-    def _remove_expired(self, folder: Path) -> int:
-        expired = [path for path in files(folder) if is_expired(path)]
+    def _remove_expired(self, folder: Path, at: float) -> int:
+        expired = [path for path in files(folder) if is_expired(path, at)]
         removed = 0
         for start in range(0, len(expired), _REMOVED_AT_ONCE):
             with self._one_at_a_time(folder.name):
                 for path in expired[start : start + _REMOVED_AT_ONCE]:
-                    if is_expired(path):  # no visitor came meanwhile
+                    if is_expired(path, at):  # no visitor came meanwhile
                         path.unlink(missing_ok=True)
                         removed += 1
         return removed
@@ -257,13 +283,22 @@ class FileStore:
         if is_group_writable(folder) and self._not_warned.acquire(blocking=False):
             _log.warning("The group of the folder %s can write it. If that is not meant: chmod g-w", folder)
 
-    def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _one_at_a_time(self, key: str) -> Iterator[None]:
         """One thread of one process at a time compares and renames a record, of those in one folder.
 
         Args:
-            key: The record key; or the name of its folder, the key's first two characters.
+            key: The visitor key; or the name of its folder, the key's first two characters.
         """
-        return self._lock(f"write-{int(key[:2], 16) % _WRITE_LOCKS:02x}.lock", -1)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._lock(f"write-{int(key[:2], 16) % _WRITE_LOCKS:02x}.lock", _WRITE_TIMEOUT))
+            except LockTimeoutError as error:
+                raise StoreError(
+                    f"A record in {self._root} could not be written for {_WRITE_TIMEOUT:g} seconds: another process "
+                    "holds its lock. Look for one that is stopped, by SIGSTOP, a debugger or a paused container."
+                ) from error
+            yield
 
     @contextlib.contextmanager
     def _lock(self, file: str, timeout: float) -> Iterator[None]:
@@ -284,7 +319,7 @@ class FileStore:
             ) from error
 
 
-def _age(mark: Path) -> float:
+def _since(mark: Path) -> float:
     try:
         # A clock that was wrong once must not put the sweeps off for years.
         return abs(time.time() - mark.stat().st_mtime)

@@ -1,9 +1,11 @@
 r"""How records lie on the disk: names of files, and the line that each begins with.
 
-    <root>/<name>/<2 hex>/<record key>.pickle     "persist-session 1 <version> <expires at>\n", sealed bytes
-    <root>/<name>/<2 hex>/<record key>.<n>.aside  set aside, 0 is the newest; modified at: when it expires
-    <root>/<name>/<2 hex>/<record key>.<...>.tmp  being written; an hour later: left by a killed writer
-    <root>/.locks/                                the locks' files, a fixed number, and when was swept last
+    <root>/<2 hex>/<visitor key>.<name>.pickle     "persist-session 1 <version> <expires at>\n", sealed bytes
+    <root>/<2 hex>/<visitor key>.<name>.<n>.aside  set aside, 0 is the newest; modified at: when it expires
+    <root>/<2 hex>/<visitor key>.<name>.<...>.tmp  being written; an hour later: left by a killed writer
+    <root>/.locks/                                 the locks' files, a fixed number, and the time of the last sweep
+
+The shards have no folders inside: a visitor's names are found by one listing, and nothing is to be made for a new one.
 
 The first line serves compare-and-swap and expiry, which must work without a key. It is not sealed and need
 not be: whoever can edit it can delete the file as well. The sealed bytes carry version and expiry too.
@@ -14,7 +16,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ LONGEST_FIRST_LINE = 64
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[0-9a-f]{64}")
-_FILE = re.compile(r"[0-9a-f]{64}\.(pickle|[0-9]\.aside|[0-9a-f]{16}\.tmp)")
+_FILE = re.compile(r"([0-9a-f]{64})\.(.{1,64})\.(pickle|[0-9]\.aside|[0-9a-f]{16}\.tmp)")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) (-?[0-9]{1,20})\n")
 
@@ -41,24 +42,37 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and _NAME.fullmatch(text) is not None and text.strip(".") != ""
 
 
-def record_path(root: Path, name: str, key: str) -> Path:
-    """The file of a record; surely under `root`, whatever `name` and `key` are.
+def record_path(root: Path, key: str, name: str) -> Path:
+    """The file of a record; surely under `root`, whatever `key` and `name` are.
 
     Raises:
-        ConfigurationError: They are no valid state name and record key.
+        ConfigurationError: They are no visitor key and name of a state.
     """
     if not is_name(name):
         raise ConfigurationError(
-            "`name` can't name a folder. Use 1 to 64 of the characters A-Z a-z 0-9 _ . - and not only dots."
+            "`name` can't name a file. Use 1 to 64 of the characters A-Z a-z 0-9 _ . - and not only dots."
         )
     if not _KEY.fullmatch(key):
-        raise ConfigurationError("`key` is no record key. Make one with persist_session.signing.record_key.")
-    return root / name / key[:2] / f"{key}.pickle"
+        raise ConfigurationError("`key` is no visitor key. Give 64 hex characters.")
+    return root / key[:2] / f"{key}.{name}.pickle"
 
 
-def folders(root: Path, path: Path) -> tuple[Path, Path, Path]:
+def folders(root: Path, path: Path) -> tuple[Path, Path]:
     """The folders that lead to the record's file `path`, outermost first."""
-    return root, path.parent.parent, path.parent
+    return root, path.parent
+
+
+def names_in(root: Path, key: str) -> list[str]:
+    """The names under which a visitor has a record, sorted.
+
+    Raises:
+        ConfigurationError: `key` is no visitor key.
+        FileNotFoundError: The shard is not there.
+    """
+    folder = record_path(root, key, "any").parent
+    with os.scandir(folder) as entries:
+        found = (_FILE.fullmatch(entry.name) for entry in entries if entry.name.startswith(key))
+        return sorted(each[2] for each in found if each is not None and each[3] == "pickle")
 
 
 def asides(path: Path) -> tuple[Path, ...]:
@@ -90,8 +104,7 @@ def locks_folder(root: Path) -> Path:
 
 def shards(root: Path) -> Iterator[Path]:
     """The folders that hold records, one after the other."""
-    # Unlike a shell's, this pattern means names that begin with a dot, too.
-    yield from (folder for folder in root.glob("*/[0-9a-f][0-9a-f]") if folder.is_dir() and not folder.is_symlink())
+    yield from (folder for folder in root.glob("[0-9a-f][0-9a-f]") if folder.is_dir() and not folder.is_symlink())
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -100,14 +113,14 @@ def files(folder: Path) -> Iterator[Path]:
         yield from (Path(entry.path) for entry in entries if _FILE.fullmatch(entry.name))
 
 
-def is_expired(path: Path) -> bool:
-    """Whether nobody needs the file any more. One whose first line is damaged is kept: it is for `read` to say so."""
+def is_expired(path: Path, now: float) -> bool:
+    """Whether nobody needs the file at this time. One with a damaged first line is kept: it is for `read` to say so."""
     try:
         if path.suffix == ".pickle":
             with open_regular(path) as file:
                 line = _FIRST_LINE.match(file.read(LONGEST_FIRST_LINE))
-            return line is not None and int(line[2]) < time.time()
+            return line is not None and int(line[2]) < now
         modified = path.lstat().st_mtime
     except OSError:  # gone meanwhile; or no file of ours, like a symlink: one of them must not end a sweep
         return False
-    return modified < time.time() - (STALE_AFTER if path.suffix == ".tmp" else 0)
+    return modified < now - (STALE_AFTER if path.suffix == ".tmp" else 0)

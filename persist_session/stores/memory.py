@@ -9,7 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 
-from persist_session.stores.base import KEPT_ASIDE, SWEEP_EVERY, Stored, lock_timeout
+from persist_session.stores.base import KEPT_ASIDE, Stored, lock_timeout
 
 
 class MemoryStore:

@@ -46,7 +46,9 @@ def require_not_world_writable(folder: Path) -> None:
     status = folder.stat()
     _require_folder(folder, status)
     if _MODES_COUNT and status.st_mode & stat.S_IWOTH:
-        raise ConfigurationError(f"Everybody can write the folder {folder}. Run: chmod o-w {folder}")
+        # A folder for temporary files is everybody's, and sticky: to close it would break the machine.
+        remedy = "Choose another folder" if status.st_mode & stat.S_ISVTX else f"Run: chmod o-w {folder}"
+        raise ConfigurationError(f"Everybody can write the folder {folder}. {remedy}.")
 
 
 def is_group_writable(folder: Path) -> bool:
