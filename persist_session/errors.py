@@ -1,4 +1,4 @@
-"""What can go wrong, as few types as callers can tell apart."""
+"""The errors: as few types as callers can tell apart."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def is_fragment(self) -> bool:
-        """Whether only fragments run, and not the whole script."""
+        """Tells whether only fragments run, and not the whole script."""
         return bool(self._context.fragment_ids_this_run)
 
     def note_errors(self) -> None:
@@ -107,12 +107,12 @@ def current_run() -> Run | None:
 
 
 def is_cached() -> bool:
-    """Whether the caller is inside of a function that `st.cache_data` or `st.cache_resource` caches."""
+    """Tells whether the caller is inside of a function that `st.cache_data` or `st.cache_resource` caches."""
     return bool(in_cached_function.get())
 
 
 def is_served() -> bool:
-    """Whether this process serves Streamlit apps."""
+    """Tells whether this process serves Streamlit apps."""
     return runtime.exists()
 
 
@@ -253,7 +253,7 @@ def handshake() -> Handshake | None:
 
 
 def pages_bring_cookies() -> bool:
-    """Whether a middleware of this process sets the cookie with the pages."""
+    """Tells whether a middleware of this process sets the cookie with the pages."""
     return bool(_serving)
 
 

@@ -87,11 +87,11 @@ class Saved:
 
     @property
     def is_expired(self) -> bool:
-        """Whether the record's time is over, so that it is not served any more."""
+        """Tells whether the record's time is over, so that it is not served any more."""
         return self.expires_at is not None and self.expires_at <= time.time()
 
     def is_aging(self, max_age: float) -> bool:
-        """Whether half of the record's time is over, so that a visit is a reason to renew it."""
+        """Tells whether half of the record's time is over, so that a visit is a reason to renew it."""
         return self.expires_at is not None and self.expires_at - time.time() < max_age / 2
 
 

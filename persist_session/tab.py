@@ -1,4 +1,4 @@
-"""What one tab remembers: its visitor, and for each name its home and its transaction."""
+"""One tab's memory: its visitor, and for each name its home and its transaction."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Calls = dict[str, tuple[Any, "Block"]]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a caller asks for with a state.
+    """The terms on which a caller loads a state.
 
     Attributes:
         factory: Makes a fresh state.
@@ -85,7 +85,7 @@ class Block:
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether the block holds the record's lock."""
+        """Tells whether the block holds the record's lock."""
         return self.outer.is_exclusive if self.outer is not None else self.lock is not _NO_LOCK
 
     def leave(self, error: BaseException | None) -> None:
@@ -305,7 +305,7 @@ class Tab:
         return Home(Kind.BROWSER, settings.store, settings.keys, visitor_key(self.identity.visitor_id), name)
 
     def is_visited(self, run: Mark) -> bool:
-        """Whether somebody does something in this tab: its first run is only the page's load."""
+        """Tells whether somebody does something in this tab: its first run is only the page's load."""
         return self._first is not None and self._first != run
 
     def enter(self, run: host.Run, name: str, terms: Terms, settings: Settings, caller: Caller) -> Kept:

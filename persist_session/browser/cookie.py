@@ -46,7 +46,7 @@ class Signed:
     signed_at: float
 
     def is_aging(self, settings: Settings) -> bool:
-        """Whether half of the cookie's time is over, so that it is to be signed anew."""
+        """Tells whether half of the cookie's time is over, so that it is to be signed anew."""
         return time.time() - self.signed_at > settings.cookie_max_age / 2
 
 
@@ -207,7 +207,7 @@ def cookie_for(url: str, base_path: str, settings: Settings) -> Cookie:
 
 
 def is_refused(cookie: Cookie, url: str) -> bool:
-    """Whether a browser surely refuses the cookie: a secure one, or one for all sites, on a page without https."""
+    """Tells whether browsers refuse the cookie: a secure one, or one for all sites, on a page without https."""
     try:
         address = urlsplit(url)
         is_local = (address.hostname or "") in _LOCAL or (address.hostname or "").endswith(".localhost")
@@ -223,7 +223,7 @@ def new_visitor_id() -> str:
 
 
 def brings_others(headers: Iterable[str]) -> bool:
-    """Whether Cookie headers carry more than Streamlit's login, which a proxy that keeps cookies back may let by."""
+    """Tells whether Cookie headers carry more than Streamlit's login, which proxies that strip cookies may let by."""
     names = (part.partition("=")[0].strip() for header in headers for part in header.split(";"))
     return any(name and not name.startswith("_streamlit_user") for name in names)
 

@@ -116,7 +116,7 @@ class Identity:
         self._removed_until = time.time() + _LOADED_WITHIN
 
     def is_due(self) -> bool:
-        """Whether the browser is to be asked, or to be sent something."""
+        """Tells whether the browser is to be asked, or to be sent something."""
         if self._sent is not None or time.time() < self._removed_until:
             return True
         shaken = host.handshake() if self.visitor_id is None else None
@@ -169,7 +169,7 @@ class Identity:
 
 
 def _is_superfluous(found: Found, settings: Settings) -> bool:
-    """Whether a script's cookie only repeats the server's, which arrives: so it is not needed any more."""
+    """Tells whether a script's cookie only repeats the server's, which arrives: so it is not needed any more."""
     server, script = found.server, found.script
     is_twin = server is not None and script is not None and server.visitor_id == script.visitor_id
     return is_twin and server is not None and not server.is_aging(settings)
@@ -179,8 +179,9 @@ def _is_superfluous(found: Found, settings: Settings) -> bool:
 def _warn_of_stripped() -> None:
     _log.warning(
         "CookieMiddleware sets the cookie with the page, but a visitor's connection brought none that is valid. A "
-        "proxy keeps cookies from the websocket: let it pass on the header Cookie to /_stcore/stream, and "
-        "X-Forwarded-Proto and Host to all pages. Until then a script sets a cookie, too, and each page load takes a second run."
+        "proxy keeps cookies from the websocket: let it pass on the header Cookie to /_stcore/stream, and the headers "
+        "X-Forwarded-Proto and Host to all pages. Until then a script sets a cookie, too, and each page load takes a "
+        "second run."
     )
 
 

@@ -151,7 +151,7 @@ def _add(message: Message, cookies: list[str]) -> None:
 
 
 def _is_https_unseen(request: Request, url: str) -> bool:
-    """Whether a browser asked by https, and the server does not know: browsers send these headers by https only."""
+    """Tells whether a browser asked by https, and the server does not know: only then it sends these headers."""
     host_name = urlsplit(url).hostname or ""
     is_local = host_name in ("localhost", "127.0.0.1", "::1") or host_name.endswith(".localhost")
     return url.startswith("http:") and not is_local and request.headers.get("sec-fetch-site") is not None
@@ -200,7 +200,7 @@ def _url(request: Request) -> str:
 
 
 def _may_be_kept_back(cookie: Cookie, request: Request) -> bool:
-    """Whether the browser may have the cookie though it did not send it."""
+    """Tells whether the browser may have the cookie though it did not send it."""
     return cookie.same_site == "strict" and _comes_from_elsewhere(request)
 
 
@@ -209,5 +209,5 @@ def _comes_from_elsewhere(request: Request) -> bool:
 
 
 def _is_embedded(request: Request) -> bool:
-    """Whether the page is to stand in a foreign one."""
+    """Tells whether the page is to stand in a foreign one."""
     return request.headers.get("sec-fetch-dest") == "iframe" and _comes_from_elsewhere(request)

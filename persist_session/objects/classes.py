@@ -1,4 +1,4 @@
-"""What a caller sees: in which namespaces the classes of a state are looked up.
+"""The caller's view: the namespaces in which the classes of a state are looked up.
 
 Streamlit executes the main script and every page in a fresh module called `__main__` at each run; the one in
 `sys.modules` belongs to whichever visitor ran last (streamlit/runtime/scriptrunner/script_runner.py).
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
+_OURS = __name__.partition(".")[0]
+
 Reference = tuple[str, str]
 """Module and qualified name of a class or function."""
 
@@ -22,7 +24,7 @@ class UnrestorableError(Exception):
 
 
 class View:
-    """What a caller sees: the namespaces in which its classes are looked up.
+    """The namespaces in which a caller's classes are looked up.
 
     Args:
         namespaces: Global namespaces, the nearest first.
@@ -76,14 +78,14 @@ class View:
                     yield vars(value)
 
     def sees(self, references: Mapping[Reference, Any]) -> bool:
-        """Whether each of these names still means the same object."""
+        """Tells whether each of these names still means the same object."""
         try:
             return all(self.find(*name) is known for name, known in references.items())
         except UnrestorableError:
             return False
 
     def is_like(self, other: View) -> bool:
-        """Whether the other view looks at the same namespaces, so that every name means the same in both."""
+        """Tells whether the other view looks at the same namespaces, so that every name means the same in both."""
         return (
             self._factory_class is other._factory_class
             and len(self._namespaces) == len(other._namespaces)
@@ -137,7 +139,7 @@ def unwrapped(factory: Any) -> Any:
 
 
 def name_of(factory: Any) -> str:
-    """What a factory is called, with its module."""
+    """The name of a factory, with its module."""
     target = unwrapped(factory)
     return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
@@ -159,7 +161,7 @@ def _globals_of(target: Any) -> tuple[dict[str, Any], ...]:
 
 
 def walk(namespace: Mapping[str, Any], qualname: str) -> Any:
-    """What the namespace holds by a qualified name.
+    """The object that a namespace holds under a qualified name.
 
     Raises:
         LookupError: It does not hold it.
@@ -171,9 +173,9 @@ def walk(namespace: Mapping[str, Any], qualname: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def is_own_module(module: str) -> bool:
-    """Whether a module may change while the app runs: not the standard library's, not an installed one, not ours."""
+    """Tells whether a module may change while the app runs: neither the standard library's nor an installed one."""
     package = module.partition(".")[0]
-    if package == __package__ or package in sys.stdlib_module_names - {"__main__"}:
+    if package == _OURS or package in sys.stdlib_module_names - {"__main__"}:
         return False
     path = getattr(sys.modules.get(module), "__file__", None) or ""
     return module == "__main__" or ("site-packages" not in path and "dist-packages" not in path)

@@ -101,7 +101,7 @@ def _empty(obj: Any) -> None:
 
 
 def _is_sentinel(obj: Any) -> bool:
-    """Whether an object is pickled by its name, as the value that a name stands for."""
+    """Tells whether an object is pickled by its name, as the value that a name stands for."""
     kind: Any = type(obj)
     if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
         return False

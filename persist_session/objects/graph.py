@@ -31,7 +31,7 @@ _NO_LINKS: dict[Any, Any] = {}
 
 
 class Kind(Enum):
-    """What the parts of an object are."""
+    """The kinds of parts that objects have."""
 
     FIELDS = "attributes, and the items of a dict"
     LIST = "elements"
@@ -124,7 +124,7 @@ class Node:
         return self._digest
 
     def is_same_leaf(self, other: Node) -> bool:
-        """Whether two objects hold nothing but plain values, and the same ones: compared without a look at each."""
+        """Tells whether two objects hold nothing but plain values, and the same ones; looks at no single one."""
         return (
             self.is_leaf
             and other.is_leaf
@@ -193,7 +193,7 @@ class Graph:
                     self._meet(node, ELEMENT, part, waiting)
 
     def content(self, part: Any) -> Any:
-        """What an object is found again by in a changed copy of the graph: what it holds itself."""
+        """The mark by which an object is found again in a changed copy of the graph: its own values."""
         node = self.nodes.get(id(part))
         return token(part) if node is None else node.digest
 
@@ -215,7 +215,7 @@ class Graph:
 
 
 def is_atom(obj: Any) -> bool:
-    """Whether an object is a plain value, with nothing inside."""
+    """Tells whether an object is a plain value, with nothing inside."""
     return type(obj) in _ATOMS
 
 
@@ -224,7 +224,7 @@ def _is_plain_key(key: Any) -> bool:
 
 
 def kind_of(obj: Any) -> Kind | None:
-    """What the parts of an object are; None for a value."""
+    """The kind of an object's parts; None for a value."""
     if isinstance(obj, dict):
         return Kind.FIELDS
     kind: Any = type(obj)
@@ -244,7 +244,7 @@ def _kind_of_class(kind: Any) -> Kind | None:
 
 
 def is_frozen(kind: Any) -> bool:
-    """Whether a dataclass or pydantic model says that its instances never change."""
+    """Tells whether a dataclass or pydantic model says that its instances never change."""
     parameters = getattr(kind, "__dataclass_params__", None)
     config = getattr(kind, "model_config", None)
     return bool(getattr(parameters, "frozen", False) or (isinstance(config, dict) and config.get("frozen")))
@@ -272,7 +272,7 @@ def _saved_attributes(obj: Any) -> list[str]:
 
 
 def token(value: Any) -> Any:
-    """What a plain value is told apart by; of all others only the class."""
+    """The mark by which a plain value is told apart; of all others only the class."""
     kind: Any = type(value)
     if kind in _ATOMS:
         return kind, value

@@ -97,7 +97,7 @@ class Live:
         return len(self.base)
 
     def holds(self, obj: Any) -> bool:
-        """Whether an object is the live one, or was."""
+        """Tells whether an object is the live one, or was."""
         return obj is self.obj or any(obj is earlier.obj for earlier in self._earlier)
 
     def change(self) -> Pickled | None:
@@ -113,7 +113,7 @@ class Live:
         return None if now.data == self._clean else now
 
     def _is_restless(self, now: Pickled) -> bool:
-        """Whether pickling itself changes the pickle, as that of a figure, and nothing else has changed.
+        """Tells whether pickling itself changes the pickle, as that of a figure, and nothing else has changed.
 
         The second pickle of the base tells: it is taken only where the object's own has changed.
         """

@@ -106,7 +106,7 @@ class _Merge:
         return changes
 
     def _is_taken(self, base: Any, mine: Any, theirs: Any, owner: Node, field: Any) -> bool:
-        """Whether my part becomes theirs; notes whose change is dropped, if one is."""
+        """Tells whether my part becomes theirs; notes whose change is dropped, if one is."""
         if self.theirs.sameness.same(base, theirs):
             is_conflict, is_taken = self.theirs.is_lost(base, self.mine), False
         elif self.sameness.same(mine, theirs):
@@ -163,7 +163,7 @@ class _Merge:
 
 
 class _Side:
-    """What one side changed since the base."""
+    """One side of a merge: its changes since the base."""
 
     def __init__(self, base: Graph, graph: Graph) -> None:
         self.pairs = pair(base, graph)
@@ -172,7 +172,7 @@ class _Side:
         self._looked_at: set[int] = set()
 
     def is_unchanged(self, old: Node, own: Node) -> bool:
-        """Whether an object surely has the parts that it had: what can be told at a glance."""
+        """Tells whether an object surely has the parts that it had: what can be told at a glance."""
         if old.is_same_leaf(own):
             return True
         if old.is_leaf or not old.is_plain or not own.is_plain or old.odd or old.digest != own.digest:
@@ -185,7 +185,7 @@ class _Side:
         )
 
     def is_lost(self, old: Any, other: _Side) -> bool:
-        """Whether the other side has dropped an object, or one inside of it, that this side has changed."""
+        """Tells whether the other side has dropped an object, or one inside of it, that this side has changed."""
         waiting = [old]
         is_lost = False
         for obj in waiting:  # grows meanwhile
@@ -200,7 +200,7 @@ class _Side:
 
 
 def _may_be_counts(base: Any, mine: Any) -> bool:
-    """Whether two equal changes may be two increments, so that one of them is lost."""
+    """Tells whether two equal changes may be two increments, so that one of them is lost."""
     return type(mine) in (int, float) and mine != (0 if base is MISSING else base)
 
 

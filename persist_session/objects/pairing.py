@@ -1,4 +1,4 @@
-"""Which object of one graph is which one of another, a changed copy of it.
+"""Pairs the objects of one graph with those of another, a changed copy of it.
 
 Objects are paired by the ways on which both are reached, the root first. Where an object can be reached on several
 ways, as `current` and in `chats`, some of them may lead elsewhere by now. So no pair is made before all ways to its
@@ -35,7 +35,7 @@ class Pairing:
         self.back[id(other.obj)] = one
 
     def is_paired(self, one: Node, other: Node) -> bool:
-        """Whether either node is one of a pair."""
+        """Tells whether either node is one of a pair."""
         return id(one.obj) in self.there or id(other.obj) in self.back
 
 
@@ -45,7 +45,7 @@ def pair(one: Graph, other: Graph) -> Pairing:
 
 
 class _Ends:
-    """What is known of one graph's objects while they are paired.
+    """One graph's objects while they are paired.
 
     Attributes:
         rivals: The objects of the other graph that each may be, by its identity.
@@ -62,7 +62,7 @@ class _Ends:
         self._seen[id(node.obj)] += 1
 
     def is_open(self, node: Node) -> bool:
-        """Whether there are more ways to the node, from objects that are not paired, or not yet."""
+        """Tells whether there are more ways to the node, from objects that are not paired, or not yet."""
         return node.uses > 1 and self._seen[id(node.obj)] < node.uses
 
 
@@ -139,7 +139,7 @@ class _Search:
         heapq.heappush(self._waiting, (self._rank(first, second), self._number, first, second))
 
     def _rank(self, a: Node, b: Node) -> tuple[int, ...]:
-        """How likely the two are one object; the smallest is the likeliest."""
+        """The rank of a candidate; the smallest is the likeliest."""
         return (
             self._here.is_open(a) or self._there.is_open(b),
             min(len(self._here.rivals[id(a.obj)]), len(self._there.rivals[id(b.obj)])) > 1,
@@ -148,7 +148,7 @@ class _Search:
         )
 
     def _is_unlikely(self, a: Node, b: Node) -> bool:
-        """Whether a removed object and a new one only meet where something refers to the one or the other."""
+        """Tells whether a removed object and a new one only meet where something refers to the one or the other."""
         doubts = (id(a.obj) in self._here.unmatched) + (id(b.obj) in self._there.unmatched)
         return doubts > 0 and _likeness(a, b) < doubts
 
@@ -262,7 +262,7 @@ def _are_same_leaves(here: Graph, one: list[Any], there: Graph, other: list[Any]
 
 
 def _alike(one: Iterable[Node | None], other: Iterable[Node | None]) -> int:
-    """How many objects at the beginnings of two lists are alike, each to the one at its place."""
+    """The number of objects at the beginnings of two lists that are alike, each to the one at its place."""
     count = 0
     for a, b in zip(one, other, strict=False):
         if a is None or b is None or not _likeness(a, b):

@@ -61,7 +61,7 @@ class _Pickler(pickle.Pickler):
         self.reducer_override = self._reducer()  # type: ignore[method-assign]
 
     def _reducer(self) -> Callable[[Any], Any]:
-        """What the pickler asks of every object but plain values and containers: so it answers fast.
+        """The function that the pickler calls for every object but plain values and containers: so it is fast.
 
         A closure costs half of a method here. It must not know the pickler: the cycle would keep the whole state, and
         its pickle, in memory until the garbage collector comes by.

@@ -1,4 +1,4 @@
-"""Whether two values of two graphs hold the same, where some of their objects are known to be the same ones."""
+"""Tells whether two values of two graphs hold the same, where some of their objects are known to be the same ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from persist_session.objects.pickling import attributes_of
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values hold the same. Attributes tell, not an `__eq__` of the app, which may look at an id alone."""
+    """Tells whether two values hold the same; by attributes, not by the app's `__eq__`, which may look at an id alone."""
     try:
         return Sameness(Pairing()).same(one, other)
     except RecursionError:  # nested too deeply to be looked into
@@ -34,7 +34,7 @@ class Sameness:
         self._names: dict[int, int] | None = None
 
     def same(self, one: Any, other: Any) -> bool:
-        """Whether two values are the same ones; of two objects, whether they are paired, or hold the same."""
+        """Tells whether two values are the same ones; of two objects, whether they are paired, or hold the same."""
         is_same = self._same(one, other)
         if is_same:
             self._known |= self._met  # what was taken for the same on the way is so
@@ -60,7 +60,7 @@ class Sameness:
         return self._same_parts(node, its_node)
 
     def same_parts(self, one: Node, other: Node) -> bool:
-        """Whether the parts of two objects are the same ones."""
+        """Tells whether the parts of two objects are the same ones."""
         is_same = self._same_parts(one, other)
         self._met.clear()
         return is_same
@@ -73,7 +73,7 @@ class Sameness:
         return is_same and self._same_fields(one, other) and self._same_odd(one, other)
 
     def same_items(self, one: list[Any], other: list[Any]) -> bool:
-        """Whether two sequences have the same elements."""
+        """Tells whether two sequences have the same elements."""
         return len(one) == len(other) and all(map(self.same, one, other))
 
     def _same_fields(self, one: Node, other: Node) -> bool:
@@ -92,7 +92,7 @@ class Sameness:
         return self._partners(one, other) is not None
 
     def _partners(self, one: list[Any], other: list[Any]) -> dict[int, Any] | None:
-        """Which member of one set is which of the other, by identity; None where they are not the same."""
+        """Pairs the members of two sets, by identity; None where the sets are not the same."""
         if len(one) != len(other):
             return None
         found: dict[int, Any] = {}
