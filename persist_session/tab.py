@@ -125,8 +125,8 @@ class Kept:
         self._open: list[Block] = []
         self._former: list[Any] = []
 
-    def agree(self, terms: Terms, run: Mark) -> None:
-        """Takes the terms of another load.
+    def agree(self, terms: Terms, run: Mark) -> Terms:
+        """Takes the terms of another load, and returns those of the one before.
 
         Raises:
             ConfigurationError: In the same run, another factory made this state.
@@ -136,7 +136,8 @@ class Kept:
                 f"The state {self.name!r} was loaded with {name_of(self.terms.factory)} and with "
                 f"{name_of(terms.factory)} in one run; give the two states different names."
             )
-        self.terms, self._run = terms, run
+        before, self.terms, self._run = self.terms, terms, run
+        return before
 
     def move(self, home: Home, caller: Caller) -> None:
         """Brings the state to the home that it is to have by now, with what is in it; a user's stays where it is.
@@ -144,18 +145,18 @@ class Kept:
         Raises:
             PersistSessionError: See `Transaction.move`.
         """
-        if home == self.wanted:
-            return
-        if self.wanted.kind is Kind.USER and home.kind is not Kind.TAB:
-            self._leave_user(home)
-        else:
+        if home != self.wanted:
             self.transaction.move(home, caller, self.terms.options)
-        self.wanted = home
+            self.wanted = home
 
-    def _leave_user(self, home: Home) -> None:
-        """Leaves a user's state where it is; blocks that are still open save there."""
+    def leave_user(self, home: Home, options: Options) -> None:
+        """Leaves a user's state where it is, and starts over in another home; blocks that are still open save there.
+
+        Raises:
+            PersistSessionError: See `Transaction.commit`.
+        """
         try:
-            self.transaction.commit(self.terms.options)  # what a callback did since the last run, to whom it was done
+            self.transaction.commit(options)  # what a callback did since the last run, to whom it was done
         except StoreError:
             raise
         except PersistSessionError:
@@ -165,7 +166,7 @@ class Kept:
 
     def _start_over(self, home: Home) -> None:
         self._forget(self.transaction.live)
-        self.transaction = Transaction(home, self._tab.home(self.name))
+        self.transaction, self.wanted, self.brought = Transaction(home, self._tab.home(self.name)), home, None
 
     def begin(self, caller: Caller) -> Any:
         """The live object; see `Transaction.begin`."""
@@ -320,21 +321,24 @@ class Tab:
             if terms.remember and terms.user is None:
                 self.identity.want(settings)
             home = self.home_of(name, terms.user, settings, remember=terms.remember)
-            kept = self._keep(name, terms, home, settings)
+            kept = self._keep(name, terms, settings)
         with kept.lock:
-            kept.agree(terms, run.mark)
+            before = kept.agree(terms, run.mark)
+            if before.user not in (None, terms.user):
+                kept.leave_user(home, before.options)
             self._bring_along(kept, home, caller, settings)
             kept.move(home, caller)
         if not any(each.terms.remember and each.terms.user is None for each in self.kept.values()):
             self.identity.withdraw()
         return kept
 
-    def _keep(self, name: str, terms: Terms, home: Home, settings: Settings) -> Kept:
+    def _keep(self, name: str, terms: Terms, settings: Settings) -> Kept:
         kept = self.kept.get(name)
         if kept is None:
-            # What the browser's record holds is brought to a user's, or into the tab, as if it had been here before.
-            start = self._in_browser(name, settings) or self.home(name) if home.kind is not Kind.BROWSER else home
-            kept = self.kept[name] = Kept(self, name, terms, start)
+            # A record of the browser is brought to a user, and the one that is not to be into the tab, as if the tab had
+            # had it before.
+            user = None if terms.remember else terms.user
+            kept = self.kept[name] = Kept(self, name, terms, self.home_of(name, user, settings, remember=True))
         return kept
 
     def _bring_along(self, kept: Kept, home: Home, caller: Caller, settings: Settings) -> None:
