@@ -1,5 +1,6 @@
 # demo    serve the demo on http://localhost:8501
 # test    the whole suite, with coverage; installs Chromium from Debian's packages where that is possible
+# long    what takes too long for every push: a chaos run of LONG_MINUTES, the state machine and the graphs at length
 # check   formatting, lint, types, and the arrows between the modules
 # matrix  the suite on the oldest and on the newest Streamlit and Python; MATRIX_ARGS="-m 'not browser'" for a part
 # clean   remove everything that these made
@@ -8,9 +9,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := test
-.PHONY: demo test check matrix matrix-oldest matrix-newest chromium clean
+.PHONY: demo test long check matrix matrix-oldest matrix-newest chromium clean
 
 PORT ?= 8501
+LONG_MINUTES ?= 10
 TEST_ARGS ?=
 MATRIX_ARGS ?=
 
@@ -34,6 +36,10 @@ demo: .venv/.installed
 
 test: chromium .venv/.test
 	.venv/bin/python -m pytest --cov $(TEST_ARGS)
+
+long: .venv/.test
+	MERGE_EXAMPLES=10000 STATE_EXAMPLES=2000 .venv/bin/python -m pytest --timeout=3600 tests/test_merge_graphs.py tests/test_conflicts_machine.py
+	.venv/bin/python -m tests.long.chaos $(LONG_MINUTES)
 
 check: .venv/.check
 	.venv/bin/ruff format --check

@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.delta_generator_singletons import context_dg_stack, get_dg_singleton_instance
 from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
+from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 from streamlit.runtime.scriptrunner_utils.script_run_context import (
     ThreadState,
     get_script_run_ctx,
@@ -197,13 +198,18 @@ def mount_apart(draw: Callable[[], None]) -> None:
         context_dg_stack.reset(token)
 
 
-def rerun() -> None:
-    """Starts the whole script again, from within a fragment.
+def rerun(run: Run) -> None:
+    """Starts the whole script again: at once from within a fragment's rerun, else when the run is over.
 
     Raises:
-        BaseException: Streamlit's own, which ends the run.
+        BaseException: Streamlit's own, which ends a fragment's rerun.
     """
-    st.rerun()
+    if run.is_fragment:
+        st.rerun()
+    context = run._context
+    context.script_requests.request_rerun(
+        RerunData(query_string=context.query_string, page_script_hash=context.page_script_hash)
+    )
 
 
 def forget_widget(key: str) -> None:

@@ -191,15 +191,14 @@ class Kept:
 
     def close(self, block: Block, error: BaseException | None) -> None:
         """Commits or discards what a block did; see `Block.leave`."""
+        place = self._open.index(block) if block in self._open else len(self._open)
+        earlier, later = self._open[:place], self._open[place + 1 :]
         self._open = [each for each in self._open if each is not block]
         transaction, options = block.transaction, self.terms.options
         if transaction.live is not block.live:
             return  # it was cleared, or thrown away
         if isinstance(error, Exception) and options.on_error == "discard":
-            if self._run == block.run:
-                transaction.discard(block.live, block.before if self._open else None)
-            else:
-                block.live.forget(block.obj)
+            self._discard(block, earlier, later)
             return
         try:
             transaction.commit(options, creates=self._tab.is_visited(block.run))
@@ -211,6 +210,17 @@ class Kept:
             # What is under way, a stop, a rerun or the app's own error, goes on; the next exit tries again, and raises.
             said = failure if isinstance(failure, PersistSessionError) else type(failure).__name__
             _log.error("The state %r could not be saved: %s. It is tried again.", self.name, said)
+
+    def _discard(self, block: Block, earlier: list[Block], later: list[Block]) -> None:
+        """Throws away what a block changed, but nothing that another task's block may have: that is open, too."""
+        beside = next((each for each in earlier if each.run == block.run and each.live is block.live), None)
+        if beside is not None:
+            beside.joined = True  # nobody can tell what of all that was changed since is whose
+        elif self._run == block.run:
+            since = next((each.before for each in later if each.live is block.live), None)
+            block.transaction.discard(block.live, block.before if self._open else None, since)
+        else:
+            block.live.forget(block.obj)
 
     def end(self, run: Mark) -> None:
         """Saves what blocks have left to the end of one that is never left, as a generator's may be."""
@@ -450,9 +460,9 @@ class Tab:
         if self.identity.visitor_id is None or was_known:
             return
         self._come_home(settings)
-        if is_adopted and run.is_fragment and settings.store.names(visitor_key(self.identity.visitor_id)):
+        if is_adopted and settings.store.names(visitor_key(self.identity.visitor_id)):
             self._first = None  # the run that starts now is still the page's load
-            host.rerun()
+            host.rerun(run)
 
     def _come_home(self, settings: Settings) -> None:
         """Brings all states of the tab to the home that they are to have by now."""

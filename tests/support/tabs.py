@@ -265,7 +265,7 @@ def _tab() -> Any:
     return getattr(_local, "tab", None)
 
 
-def _rerun() -> None:
+def _rerun(run: Run) -> None:
     raise RerunError
 
 
