@@ -338,15 +338,15 @@ class Tab:
                 kept.leave_user(home, before.options)
             self._bring_along(kept, home, caller, settings)
             kept.move(home, caller)
-        if not any(each.terms.remember and each.terms.user is None for each in self.kept.values()):
+        if not any(each.terms.remember for each in self.kept.values()):
             self.identity.withdraw()
         return kept
 
     def _keep(self, name: str, terms: Terms, settings: Settings) -> Kept:
         kept = self.kept.get(name)
         if kept is None:
-            # A record of the browser is brought to a user, and the one that is not to be into the tab, as if the tab had
-            # had it before.
+            # A record of the browser is brought to a user, and one that is not to be into the tab, as if it had been
+            # loaded here before.
             user = None if terms.remember else terms.user
             kept = self.kept[name] = Kept(self, name, terms, self.home_of(name, user, settings, remember=True))
         return kept

@@ -16,7 +16,7 @@ from persist_session.objects.pickling import attributes_of
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tells whether two values hold the same; by attributes, not by the app's `__eq__`, which may look at an id alone."""
+    """Tells whether two values hold the same: by attributes, not by the app's `__eq__`, which may see an id alone."""
     try:
         return Sameness(Pairing()).same(one, other)
     except RecursionError:  # nested too deeply to be looked into

@@ -21,9 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.jar import Jar  # noqa: E402 (after the path)
-from support.server import AppServer, write_app  # noqa: E402
-from support.visitor import Visitor, VisitorError  # noqa: E402
+from support.jar import Jar
+from support.server import AppServer, write_app
+from support.visitor import Visitor, VisitorError
 
 APP = """
     import json, os, threading, time, uuid
@@ -158,7 +158,7 @@ class Run:
                     each.close()
                 tabs = []
                 time.sleep(0.2)
-            except Exception as error:  # noqa: BLE001 (whatever else a dying connection raises)
+            except Exception as error:
                 if time.monotonic() < self.until and "Connection" not in type(error).__name__:
                     self.failures.append(f"{who}: {type(error).__name__}")
                 tabs = []
