@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -120,8 +121,9 @@ def _in_block(function: Callable[..., Any], name: str, factory: Callable[[], Any
     @functools.wraps(function)
     async def call_iterated_awaited(*args: Any, **kwargs: Any) -> Any:
         with block() as state:
-            async for each in function(state, *args, **kwargs):
-                yield each
+            async with contextlib.aclosing(function(state, *args, **kwargs)) as steps:
+                async for each in steps:
+                    yield each
 
     if inspect.iscoroutinefunction(function):
         return call_awaited

@@ -182,6 +182,8 @@ def _known_to(store: Store) -> tuple[set[str], str | None]:
     if stored is None:
         return set(), None
     try:
-        return set(json.loads(stored.data)), stored.version
+        known = json.loads(stored.data)
     except ValueError:  # damaged: it is written anew
-        return set(), stored.version
+        known = None
+    is_whole = isinstance(known, list) and all(isinstance(each, str) for each in known)
+    return set(known if is_whole else ()), stored.version

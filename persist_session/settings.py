@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from persist_session import keys
-from persist_session.errors import ConfigurationError
+from persist_session.errors import ConfigurationError, PersistSessionError
 from persist_session.keys import Keys
 from persist_session.stores import FileStore, MemoryStore, Store, open_store
 from persist_session.stores.layout import is_name
@@ -123,18 +123,10 @@ def resolve(script: str, secrets: Callable[[], Mapping[str, Any]]) -> Settings:
 
 
 def _resolve(script: str, section: Mapping[str, Any]) -> Settings:
-    unknown = set(section) - set(_CHECKS)
-    if unknown:
-        raise ConfigurationError(
-            f"[persist_session] in secrets.toml has no setting {min(unknown)!r}; "
-            f"known are {', '.join(sorted(_CHECKS))}."
-        )
     for name in os.environ:
         if name.startswith(_variable("")) and name not in map(_variable, _CHECKS):
             _log.warning("The environment variable %s names no setting of persist_session: it is ignored.", name)
-    values = {name: _checked(name, value) for name, value in section.items()}
-    values |= _environment()
-    values |= _configured
+    values = _of_secrets(section) | _environment() | _configured
     if (values.get("same_site") == "none" or values.get("partitioned")) and values.get("secure") is False:
         raise ConfigurationError(
             "Browsers refuse a cookie with same_site='none' or partitioned=True that is not secure; set secure=True."
@@ -170,7 +162,7 @@ def check(secrets: Callable[[], Mapping[str, Any]]) -> None:
     Raises:
         ConfigurationError: One makes no sense.
     """
-    values = {name: _checked(name, value) for name, value in secrets().items()} | _environment() | _configured
+    values = _of_secrets(secrets()) | _environment() | _configured
     if "secret_keys" in values and "store" in values:
         keys.check_store(keys.derive(values["secret_keys"]), values["store"])
 
@@ -181,7 +173,7 @@ def resolve_outside(secrets: Callable[[], Mapping[str, Any]]) -> Settings:
     Raises:
         ConfigurationError: Neither a store nor an app is configured; or see `resolve`.
     """
-    values = dict(secrets()) | _environment() | _configured
+    values = _of_secrets(secrets()) | _environment() | _configured
     if "store" not in values and "app" not in values:
         raise ConfigurationError(
             "Outside of a Streamlit run nobody can tell which app is meant: configure(store=...) or configure(app=...) "
@@ -192,6 +184,16 @@ def resolve_outside(secrets: Callable[[], Mapping[str, Any]]) -> Settings:
 
 def _is_local(store: Store) -> bool:
     return isinstance(store, (FileStore, MemoryStore))
+
+
+def _of_secrets(section: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(section) - set(_CHECKS)
+    if unknown:
+        raise ConfigurationError(
+            f"[persist_session] in secrets.toml has no setting {min(unknown)!r}; "
+            f"known are {', '.join(sorted(_CHECKS))}."
+        )
+    return {name: _checked(name, value) for name, value in section.items()}
 
 
 def _environment() -> dict[str, Any]:
@@ -209,10 +211,20 @@ def other_app_with(key: str, settings: Settings) -> str | None:
         key: The visitor key.
         settings: The settings in force.
     """
-    if settings.app is None:
-        return None
-    folders = [folder for folder in _home().iterdir() if folder.is_dir() and folder.name != settings.app]
-    return next((folder.name for folder in folders if _default_store(folder.name).names(key)), None)
+    others = [] if settings.app is None else [app for app in _apps() if app != settings.app]
+    return next((app for app in others if _has_records(app, key)), None)
+
+
+def _apps() -> list[str]:
+    home = _home()
+    return sorted(folder.name for folder in home.iterdir() if folder.is_dir()) if home.is_dir() else []
+
+
+def _has_records(app: str, key: str) -> bool:
+    try:
+        return bool(_default_store(app).names(key))
+    except PersistSessionError:  # a neighbour's folder that can't be read is none of this app's affairs
+        return False
 
 
 def _variable(name: str) -> str:
@@ -242,11 +254,10 @@ def configured_stores(secrets: Callable[[], Mapping[str, Any]]) -> list[Store]:
     Raises:
         ConfigurationError: The store can't be used.
     """
-    values = {name: _checked(name, value) for name, value in secrets().items()} | _environment() | _configured
+    values = _of_secrets(secrets()) | _environment() | _configured
     if "store" in values:
         return [values["store"]]
-    home = _home()
-    return [_default_store(app.name) for app in sorted(home.iterdir()) if app.is_dir()] if home.is_dir() else []
+    return [_default_store(app) for app in _apps()]
 
 
 def _default_store(app: str) -> Store:

@@ -23,7 +23,10 @@ _guard = threading.Lock()
 
 
 def sweep_if_due(store: Store) -> None:
-    """Starts a sweep in a thread of its own where the store's last one was a day ago; returns at once."""
+    """Starts a sweep in a thread of its own where the store's last one was a day ago; returns at once.
+
+    A process looks at most once an hour. A failure is logged: a visitor has no part in it.
+    """
     now = time.monotonic()
     with _guard:
         if now - _looked_at.get(id(store), (store, -_LOOK_EVERY))[1] < _LOOK_EVERY:
@@ -44,7 +47,7 @@ def _sweep(store: Store) -> None:
 def delete_expired(store: Store | str | None = None) -> int:
     """Removes the states that had expired at the call before; returns the number of files or records. For a cron job.
 
-    A state that has expired goes at the second call that finds it so: a clock that is wrong once removes nothing.
+    A state goes at the first call after the one that found it expired: so a clock that is wrong once removes nothing.
 
     Args:
         store: A store or its URL. By default the configured one, else the default stores of all apps of this user.

@@ -19,7 +19,7 @@ from persist_session.errors import (
 from persist_session.objects.classes import UnrestorableError, unwrapped
 from persist_session.objects.live import Caller, Live
 from persist_session.objects.merge import merge
-from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, find_unloadable, loads
+from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, find_unloadable, is_loadable, loads
 from persist_session.objects.sameness import same
 from persist_session.objects.schema import fill, pack, restore
 from persist_session.records import Absence, Home, Kind, Saved
@@ -91,12 +91,8 @@ class Transaction:
                 self.live = None
                 raise _unpicklable(error, self.home.name) from error
             except UnrestorableError as error:
-                self.live = None
-                raise UnloadableStateError(
-                    f"The state {self.home.name!r} can't go on in this run: {error}. Define the class before the state "
-                    "is loaded.",
-                    name=self.home.name,
-                ) from error
+                live, self.live = self.live, None
+                raise _stuck(live, self.home.name, error) from error
             except StoreError:
                 raise
             except Exception:
@@ -187,7 +183,7 @@ class Transaction:
         self.saved = written
         return True
 
-    def discard(self, live: Live, before: bytes | None) -> None:
+    def discard(self, live: Live, before: bytes | None, since: bytes | None = None) -> None:
         """Throws away what a block changed.
 
         A callback of a widget that is still on the page holds the object that is thrown away: what it does to it is no
@@ -196,11 +192,16 @@ class Transaction:
         Args:
             live: The live object of the block.
             before: The pickle to go back to, None for what was last loaded or saved.
+            since: The pickle at the moment when a block was opened that is still open, as that of another task: what
+                came then may be that one's, so it stays.
         """
         if live is not self.live:
             return
         try:
-            live.go_back(before or live.base)
+            if since is None:
+                live.go_back(before or live.base)
+            else:
+                live.take_back(before or live.base, since)
         except (UnpicklableError, UnrestorableError):
             self.live = None
 
@@ -450,6 +451,15 @@ def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
             "something else by now. Give the two classes different names.",
             name=name,
         )
+
+
+def _stuck(live: Live | None, name: str, error: UnrestorableError) -> StateError:
+    """The error of a live object of which no copy could be made for the run."""
+    if live is not None and not is_loadable(live.obj, live.caller.view):
+        return _unloadable(live.obj, name, live, error)
+    return UnloadableStateError(
+        f"The state {name!r} can't go on in this run: {error}. Define the class before the state is loaded.", name=name
+    )
 
 
 def _unloadable(obj: Any, name: str, live: Live, error: UnrestorableError) -> UnpicklableStateError:

@@ -25,7 +25,7 @@ sys.modules["persist_session"] = _package
 
 from persist_session.errors import PersistSessionError, StoreError  # noqa: E402 (after the stand-in)
 from persist_session.keys import derive, load_or_make  # noqa: E402 (after the stand-in)
-from persist_session.record import Record, new_version, open_sealed, seal  # noqa: E402 (after the stand-in)
+from persist_session.records import Record, new_mark, open_sealed, seal  # noqa: E402 (after the stand-in)
 from persist_session.stores import FileStore  # noqa: E402 (after the stand-in)
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def write_with_limit(root: str, limit: str, size: str) -> dict[str, object]:
     """Write a record of `size` bytes where no file may grow beyond `limit` bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     store = FileStore(root)
-    found = store.read(NAME, KEY)
+    found = store.read(KEY, NAME)
     try:
         store.write(
-            NAME,
             KEY,
+            NAME,
             bytes(int(size)),
-            version=new_version(),
+            version=new_mark(),
             based_on=found and found.version,
             expires_at=0.0,
         )
@@ -102,9 +102,9 @@ def _write_for_ever(store: FileStore, last: int, send: int) -> None:
 
 
 def _write_count(store: FileStore, count: int) -> None:
-    found = store.read(NAME, KEY)
-    data = seal(KEY, Record(_payload(count), new_version(), "0" * 16, 0.0, 0.0), KEYS)
-    if not store.write(NAME, KEY, data, version=new_version(), based_on=found and found.version, expires_at=0.0):
+    found = store.read(KEY, NAME)
+    data = seal(KEY, NAME, Record(_payload(count), new_mark(), "0" * 16, 0.0, 0.0), KEYS)
+    if not store.write(KEY, NAME, data, version=new_mark(), based_on=found and found.version, expires_at=0.0):
         raise SystemExit("a writer without rivals lost a compare-and-swap")
 
 
@@ -114,10 +114,10 @@ def _payload(count: int) -> bytes:
 
 
 def _read_count(store: FileStore) -> int:
-    found = store.read(NAME, KEY)
+    found = store.read(KEY, NAME)
     if found is None or not found.version:
         raise SystemExit("the record is gone or its first line is torn")
-    payload = open_sealed(KEY, found.data, KEYS).payload
+    payload = open_sealed(KEY, NAME, found.data, KEYS).payload
     count = int(_COUNT.unpack(payload[: _COUNT.size])[0])
     if payload != _payload(count):
         raise SystemExit("the record is a mix of two")

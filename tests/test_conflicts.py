@@ -1,4 +1,4 @@
-"""No change is lost silently: two tabs of one visitor, exclusive blocks, renewal, expiry and clearing."""
+"""No change is lost silently: tabs of one visitor, exclusive blocks, renewal, expiry and clearing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ from persist_session import (
     save_state,
     state_info,
 )
-from persist_session import held as held_module
-from persist_session import merge as merge_module
+from persist_session.objects import merge as merge_module
+from persist_session.records import Saved
 from persist_session.stores import Stored
 from support.records import CountingStore
 from support.tabs import AppState, Browser, Tab, pretended
@@ -80,11 +80,10 @@ def seen(tab: Tab, factory: Callable[[], Any] = AppState, **options: Any) -> Any
 
 def two_tabs(browser: Browser, factory: Callable[[], Any] = AppState) -> tuple[Tab, Tab]:
     """Return two tabs that have loaded the saved state."""
-    first = browser.open()
-    for _ in range(2):  # the browser answers in between
-        first.begin()
-        with persistent_state(NAME, factory):
-            pass
+    first = browser.load()
+    first.begin()
+    load_state(NAME, factory)
+    save_state(NAME, factory())
     tabs = browser.open(), browser.open()
     for tab in tabs:
         seen(tab, factory)
@@ -99,9 +98,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 # --- entry
 
 
-def test_an_untouched_object_stays_and_shows_the_other_tabs_values(
-    browser: Browser, store: CountingStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_untouched_object_follows(browser: Browser, store: CountingStore, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is written for it, nothing warned of; and what it is changed to then is a change."""
     one, two = two_tabs(browser)
     mine = seen(one)
@@ -119,7 +116,7 @@ def test_an_untouched_object_stays_and_shows_the_other_tabs_values(
     assert warnings(caplog) == []
 
 
-def test_an_unchanged_entry_asks_for_the_version_only(browser: Browser, store: CountingStore) -> None:
+def test_an_unchanged_entry_asks_the_version(browser: Browser, store: CountingStore) -> None:
     """And its exit asks for nothing."""
     tab, _ = two_tabs(browser)
     before = store.versions, store.reads, store.writes
@@ -129,7 +126,7 @@ def test_an_unchanged_entry_asks_for_the_version_only(browser: Browser, store: C
     assert (store.versions, store.reads, store.writes) == (before[0] + 1, *before[1:])
 
 
-def test_an_entry_after_another_tabs_save_reads_once(browser: Browser, store: CountingStore) -> None:
+def test_another_tabs_save_is_read_once(browser: Browser, store: CountingStore) -> None:
     """What it has read then is not read again."""
     one, two = two_tabs(browser)
     save(two, count=5)
@@ -183,7 +180,7 @@ def test_merge_keeps_both_sides_changes(
 
 
 @WAYS
-def test_of_two_changes_of_one_value_the_own_one_stays(
+def test_the_own_change_stays(
     browser: Browser, conflict: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """One WARNING names state and field, and neither value."""
@@ -211,7 +208,7 @@ def test_overwrite_keeps_this_sides_state(
 
 
 @WAYS
-def test_raise_raises_and_the_next_load_gives_theirs(browser: Browser, conflict: Callable[..., None]) -> None:
+def test_raise_raises(browser: Browser, conflict: Callable[..., None]) -> None:
     """The error carries base, mine and theirs; the record stays, nothing of mine is saved by a later exit."""
     one, two = two_tabs(browser)
     save(one, count=1)
@@ -228,7 +225,7 @@ def test_raise_raises_and_the_next_load_gives_theirs(browser: Browser, conflict:
 
 
 @WAYS
-def test_raise_is_silent_where_only_one_side_changed(browser: Browser, conflict: Callable[..., None]) -> None:
+def test_one_sides_change_is_no_conflict(browser: Browser, conflict: Callable[..., None]) -> None:
     """A change of theirs alone is no conflict."""
     one, two = two_tabs(browser)
     conflict(one, two, lambda _: None, {"count": 3}, on_conflict="raise")
@@ -272,7 +269,7 @@ def test_two_conflicts_in_a_row_are_two(browser: Browser, caplog: pytest.LogCapt
 
 
 @WAYS
-def test_a_function_that_returns_none_is_told_so(browser: Browser, conflict: Callable[..., None]) -> None:
+def test_a_function_that_returns_none(browser: Browser, conflict: Callable[..., None]) -> None:
     """A forgotten return is the developer's mistake; theirs stays saved."""
     one, two = two_tabs(browser)
     with pytest.raises(ConfigurationError, match="returned None"):
@@ -281,7 +278,7 @@ def test_a_function_that_returns_none_is_told_so(browser: Browser, conflict: Cal
 
 
 @WAYS
-def test_what_a_function_raises_is_the_apps_own(browser: Browser, conflict: Callable[..., None]) -> None:
+def test_an_error_of_a_function(browser: Browser, conflict: Callable[..., None]) -> None:
     """It comes out as it is; theirs stays saved."""
     one, two = two_tabs(browser)
 
@@ -294,7 +291,7 @@ def test_what_a_function_raises_is_the_apps_own(browser: Browser, conflict: Call
     assert seen(one, on_conflict=refuse).count == 2  # one bad run, not every later one
 
 
-def test_after_a_conflict_the_change_can_be_repeated_by_hand(browser: Browser) -> None:
+def test_a_refused_change_can_be_repeated(browser: Browser) -> None:
     """In the same run: what is loaded next is what was saved."""
     one, two = two_tabs(browser)
     one.begin()
@@ -325,9 +322,7 @@ def test_a_renewal_elsewhere_is_no_conflict(store: CountingStore) -> None:
         assert seen(browser.open()).count == 1
 
 
-def test_a_change_of_an_overlapping_run_while_the_object_follows_the_record_is_saved(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_while_the_object_follows(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes between the merge and the new baseline."""
     one, two = two_tabs(browser)
     mine = seen(one)
@@ -340,19 +335,19 @@ def test_a_change_of_an_overlapping_run_while_the_object_follows_the_record_is_s
         return merged
 
     with monkeypatch.context() as patch:
-        patch.setattr("persist_session.live.merge", merge)
+        patch.setattr("persist_session.objects.live.merge", merge)
         seen(one)
     assert run is not one._context.parallel_coordinator
     save(one)
     assert seen(browser.open()) == AppState(9, 1)
 
 
-def test_a_save_that_failed_after_it_had_caught_up_knows_what_it_has_seen(
+def test_a_failed_save_knows_the_record(
     browser: Browser, store: CountingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other tab clears the state before the next try: nothing of it comes back."""
     tab, _ = two_tabs(browser)
-    store.delete(NAME, str(key(tab)))
+    store.delete(str(key(tab)), NAME)
     one, two = browser.open(), browser.open()
     one.begin()
     with pytest.raises(StoreError), block() as state:  # noqa: PT012 (the end of the block raises)
@@ -379,7 +374,7 @@ def test_a_save_that_failed_after_it_had_caught_up_knows_what_it_has_seen(
     ("factory", "mine", "theirs"),
     [(int, 1111, 2222), (Frozen, Frozen(count=1111), Frozen(other=2222)), (tuple, (1111,), (2222,))],
 )
-def test_what_can_not_be_merged_by_field_is_the_later_writers(
+def test_what_has_no_fields_to_merge(
     browser: Browser, factory: Callable[[], Any], mine: Any, theirs: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A number, a frozen dataclass: with a WARNING that names the class, and no value."""
@@ -428,7 +423,7 @@ def enter_elsewhere(tab: Tab) -> None:
     assert done == [True]
 
 
-def test_an_exclusive_entry_sees_the_newest_value(browser: Browser) -> None:
+def test_exclusive_blocks_lose_no_increment(browser: Browser) -> None:
     """Two tabs that add one, each in a thread of its own: nothing is lost."""
     tabs = two_tabs(browser)
     failed: list[BaseException] = []
@@ -450,7 +445,7 @@ def test_an_exclusive_entry_sees_the_newest_value(browser: Browser) -> None:
     assert seen(browser.open()).count == 100
 
 
-def test_an_exclusive_entry_waits_for_the_other_block(browser: Browser) -> None:
+def test_an_exclusive_entry_waits(browser: Browser) -> None:
     """It reads only when it has the lock: what the other block saved at its end is there."""
     one, two = two_tabs(browser)
     got: list[int] = []
@@ -470,7 +465,7 @@ def test_an_exclusive_entry_waits_for_the_other_block(browser: Browser) -> None:
     assert got == [7]
 
 
-def test_a_block_that_is_not_exclusive_waits_for_no_exclusive_one(store: CountingStore) -> None:
+def test_an_ordinary_block_waits_for_none(store: CountingStore) -> None:
     """It enters, changes, saves and leaves while another tab's exclusive block is open; both changes are kept."""
     with pretended(store, lock_timeout=0.0) as browser:
         one, two = two_tabs(browser)
@@ -531,7 +526,7 @@ def test_an_entry_that_fails_frees_the_lock(store: CountingStore) -> None:
         enter_elsewhere(two)
 
 
-def test_an_exclusive_block_inside_of_one_that_is_not_is_refused(browser: Browser) -> None:
+def test_exclusive_inside_of_an_ordinary_block(browser: Browser) -> None:
     """The state was loaded before there was a lock; the outer block goes on."""
     tab, _ = two_tabs(browser)
     tab.begin()
@@ -558,11 +553,11 @@ def test_exclusive_on_a_class_is_refused() -> None:
 # --- renewal and expiry
 
 
-def test_a_visit_after_half_of_max_age_renews_the_record_once(store: CountingStore) -> None:
+def test_a_visit_renews_the_record_once(store: CountingStore) -> None:
     """With its whole time, and the same lineage; a visit before that writes nothing."""
     with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
         one, two = two_tabs(browser)
-        writes, lineage = store.writes, held(one).saved.lineage
+        writes, lineage = store.writes, based_on(one).lineage
         clock.shift(MAX_AGE * 0.4)
         seen(one)
         assert store.writes == writes
@@ -571,49 +566,13 @@ def test_a_visit_after_half_of_max_age_renews_the_record_once(store: CountingSto
             seen(tab)
         assert store.writes == writes + 1
         for tab in (one, two):
-            assert held(tab).saved.expires_at == 10_000 + MAX_AGE * 1.6
-            assert held(tab).saved.lineage == lineage
+            assert based_on(tab).expires_at == 10_000 + MAX_AGE * 1.6
+            assert based_on(tab).lineage == lineage
         clock.shift(MAX_AGE * 0.9)
         assert seen(browser.open()) == AppState()
 
 
-@pytest.mark.parametrize("visits", [1, 2, 5])
-def test_a_tab_that_stays_open_keeps_the_cookie_alive(store: CountingStore, visits: int) -> None:
-    """Also the tab that set it, and one that has renewed it before."""
-    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
-        tab = browser.open()
-        seen(tab)
-        save(tab, count=1)
-        for _ in range(visits):
-            clock.shift(MAX_AGE * 0.6)
-            seen(tab)
-        clock.shift(MAX_AGE * 0.4)
-        assert seen(browser.open()).count == 1
-
-
-def test_of_two_tabs_opened_at_once_only_the_one_that_the_browser_knows_renews_its_cookie(
-    store: CountingStore,
-) -> None:
-    """The other one's id would otherwise take its place."""
-    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
-        tabs = browser.open(), browser.open()
-        for _ in range(2):
-            for tab in tabs:
-                tab.begin()
-            for tab in tabs:
-                seen(tab)
-        one, two = tabs
-        assert key(one) != key(two)
-        save(two, count=2)
-        one.reconnect()
-        seen(one)
-        clock.shift(MAX_AGE * 0.6)
-        for tab in (two, one):
-            seen(tab)
-        assert seen(browser.open()).count == 2
-
-
-def test_what_expires_while_the_tab_is_open_is_not_served(store: CountingStore) -> None:
+def test_what_expired_is_not_served(store: CountingStore) -> None:
     """A fresh state, which is the other tab's too; a late save brings nothing back."""
     with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
         one, two = two_tabs(browser)
@@ -628,35 +587,34 @@ def test_what_expires_while_the_tab_is_open_is_not_served(store: CountingStore) 
         assert key(two) == key(one) == old
 
 
-def test_two_tabs_that_wake_at_once_after_their_state_expired_stay_together(store: CountingStore) -> None:
-    """Neither finds a cookie, and neither waits for the other: what both do then is kept."""
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("cleared", "is_touched"), [(None, False), (0, False), (0, True), (1, False), (1, True)])
+def test_two_tabs_wake_after_the_expiry(
+    store: CountingStore, cleared: int | None, *, is_touched: bool, order: tuple[int, int]
+) -> None:
+    """Nothing that a page showed since is lost; also where one of them had cleared the state before."""
+    first, second = order
     with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
-        one, two = two_tabs(browser)
-        save(one, count=1)
+        tabs = two_tabs(browser)
+        save(tabs[0], count=1)
+        if cleared is not None:
+            tabs[cleared].begin()
+            clear_cookie_state(NAME)
+            if is_touched:
+                save(tabs[cleared], count=2)
         clock.shift(MAX_AGE * 1.1)
-        for tab in (one, two, one, two):
-            seen(tab)
-        save(one, count=5)
-        save(two, other=6)
-        assert seen(browser.open()) == AppState(count=5, other=6)
+        shown = AppState()
+        for number in (first, second):
+            assert seen(tabs[number]) == AppState()
+        for number, changes in ((first, {"count": 5}), (second, {"other": 6}), (first, {"items": [7]})):
+            save(tabs[number], **changes)
+            shown = replace(shown, **changes)
+            assert seen(tabs[number]) == shown
+        for tab in (*tabs, browser.open()):
+            assert seen(tab) == shown
 
 
-def test_a_record_that_begins_anew_under_the_old_id_keeps_the_id(store: CountingStore) -> None:
-    """A page was opened when the record had expired, but its younger cookie had not; a tab was open all the while."""
-    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
-        one, two = two_tabs(browser)
-        clock.shift(MAX_AGE * 0.48)
-        save(one, count=1)
-        clock.shift(MAX_AGE * 0.03)
-        seen(one)  # renews the cookie, not the record
-        clock.shift(MAX_AGE * 0.98)
-        save(browser.open(), count=7)
-        for _ in range(3):
-            seen(two)
-        assert seen(browser.open()).count == 7
-
-
-def test_a_record_that_was_healed_elsewhere_keeps_its_id(browser: Browser, store: CountingStore) -> None:
+def test_a_record_that_was_healed_elsewhere(browser: Browser, store: CountingStore) -> None:
     """It was damaged, so one tab saved its own state anew; the other goes on with that."""
     one, two = two_tabs(browser)
     save(one, count=5)
@@ -668,7 +626,7 @@ def test_a_record_that_was_healed_elsewhere_keeps_its_id(browser: Browser, store
     assert seen(browser.open()) == AppState(count=5, other=1)
 
 
-def test_a_block_that_was_open_when_the_record_expired_saves_nothing_of_it(store: CountingStore) -> None:
+def test_a_block_open_at_the_expiry(store: CountingStore) -> None:
     """What lies in the store by then is swept."""
     with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
         tab, _ = two_tabs(browser)
@@ -676,8 +634,8 @@ def test_a_block_that_was_open_when_the_record_expired_saves_nothing_of_it(store
         with block() as state:
             state.count = 1
             clock.shift(MAX_AGE * 1.1)
-            store.delete_expired()
-        assert store._records == {}
+            store.delete_expired(before=time.time())
+        assert visitors(store) == []
         assert seen(tab) == AppState()
 
 
@@ -685,26 +643,26 @@ def test_a_block_that_was_open_when_the_record_expired_saves_nothing_of_it(store
 
 
 def clear(tab: Tab) -> None:
-    """Clear in a run, and go on in the next one, which sends the new cookie."""
+    """Clear in a run, and begin anew in the next one."""
     tab.begin()
     clear_cookie_state(NAME)
     save(tab)
 
 
 def test_what_was_cleared_elsewhere_is_fresh(browser: Browser) -> None:
-    """The other tab asks the browser and finds the new id."""
+    """In the other tab, too; then both go on with one state."""
     one, two = two_tabs(browser)
     save(two, count=1)
     clear(one)
-    assert seen(two) == AppState()
-    assert seen(two) == AppState()
+    for _ in range(2):
+        assert seen(two) == AppState()
     assert key(one) == key(two)
     save(one, count=2)
     assert seen(two).count == 2
 
 
-def test_a_late_save_of_what_was_cleared_elsewhere_brings_nothing_back(browser: Browser, store: CountingStore) -> None:
-    """Neither under the old id nor under the new one; the visitor's next change is saved again."""
+def test_a_late_save_brings_nothing_back(browser: Browser, store: CountingStore) -> None:
+    """The visitor's id stays, and their next change is saved again."""
     one, two = two_tabs(browser)
     old = key(two)
     two.begin()
@@ -712,17 +670,14 @@ def test_a_late_save_of_what_was_cleared_elsewhere_brings_nothing_back(browser: 
         state.count = 1
         clear(one)
         two.begin()
-    assert [record for _, record in store._records] == [key(one)]
-    assert key(one) != old
+    assert visitors(store) == [key(one)] == [old]
     assert seen(one) == seen(browser.open()) == AppState()
     seen(two)
     save(two, other=2)
     assert seen(one) == AppState(other=2)
 
 
-def test_a_save_by_hand_of_what_was_cleared_elsewhere_brings_nothing_back(
-    browser: Browser, store: CountingStore
-) -> None:
+def test_a_late_save_by_hand(browser: Browser, store: CountingStore) -> None:
     """Neither the object that was loaded before, nor another one that was made of it."""
     one, two = two_tabs(browser)
     for late in (lambda state: state, lambda state: AppState(state.count)):
@@ -732,30 +687,14 @@ def test_a_save_by_hand_of_what_was_cleared_elsewhere_brings_nothing_back(
         two.begin()
         state.count = 2
         save_state(NAME, late(state))
-        assert [record for _, record in store._records] == [key(one)]
+        assert visitors(store) == [key(one)]
         for _ in range(3):
             assert seen(two) == AppState()
         assert seen(one) == AppState()
 
 
-def test_a_long_idle_tab_does_not_put_the_cleared_id_back(store: CountingStore) -> None:
-    """Though its own cookie's time is half over: the browser keeps the id of the tab that cleared."""
-    with time_machine.travel(10_000.0, tick=False) as clock, pretended(store, MAX_AGE) as browser:
-        one, two = two_tabs(browser)
-        clear(one)
-        clock.shift(MAX_AGE * 0.3)
-        save(one, count=1)
-        clock.shift(MAX_AGE * 0.3)
-        for _ in range(2):
-            seen(two)
-        assert seen(browser.open()).count == 1
-        assert key(two) == key(one)
-
-
 @pytest.mark.parametrize("runs", [1, 3])
-def test_who_clears_what_was_cleared_elsewhere_clears_what_came_after_it(
-    browser: Browser, store: CountingStore, runs: int
-) -> None:
+def test_clearing_what_was_cleared_elsewhere(browser: Browser, store: CountingStore, runs: int) -> None:
     """The visitor who logs out in one tab means what the browser has, not what this tab knew of it."""
     one, two = two_tabs(browser)
     clear(one)
@@ -766,11 +705,11 @@ def test_who_clears_what_was_cleared_elsewhere_clears_what_came_after_it(
         assert seen(two) == AppState()
     for _ in range(2):
         save(two, other=1)
-    assert [record for _, record in store._records] == [key(two)]
+    assert visitors(store) == [key(two)]
     assert seen(browser.open()) == AppState(other=1)
 
 
-def test_a_run_that_raises_when_the_browser_is_known_takes_nothing_of_an_earlier_block(browser: Browser) -> None:
+def test_an_error_takes_nothing_of_earlier_blocks(browser: Browser) -> None:
     """What that block left was never saved: it is merged with the record, as if there had been no exception."""
     one, two = browser.open(), browser.open()
     for tab, name in ((one, "count"), (two, "other")):
@@ -787,12 +726,10 @@ def test_a_run_that_raises_when_the_browser_is_known_takes_nothing_of_an_earlier
     assert seen(browser.open()) == AppState(count=1, other=1)
 
 
-def test_whoever_learns_the_browser_looks_whether_a_sweep_is_due(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whoever_is_known_looks_for_sweeps(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the handshake or by an answer; who does not know it has no store to look after."""
     looked: list[object] = []
-    monkeypatch.setattr(held_module, "sweep_if_due", looked.append)
+    monkeypatch.setattr("persist_session.tab.sweep_if_due", looked.append)
     tab = browser.open()
     seen(tab)
     assert looked == []
@@ -800,23 +737,29 @@ def test_whoever_learns_the_browser_looks_whether_a_sweep_is_due(
     assert len(looked) == 1
 
 
-def held(tab: Tab) -> Any:
-    """Return what the tab holds of the state."""
-    return tab.memory["tab"].held[NAME]
+def based_on(tab: Tab) -> Saved:
+    """Return the record that the tab's object is based on."""
+    saved: Saved = tab.memory["tab"].kept[NAME].transaction.saved
+    return saved
 
 
 def damage(store: CountingStore, tab: Tab) -> None:
     """Cut the tab's record short."""
-    name_and_key = NAME, str(key(tab))
-    stored = store._records[name_and_key]
-    store._records[name_and_key] = Stored(stored.data[:-1], "")
+    place = str(key(tab)), NAME
+    stored = store._records[place]
+    store._records[place] = Stored(stored.data[:-1], "")
+
+
+def visitors(store: CountingStore) -> list[str]:
+    """Return the visitor keys that have a record of the state."""
+    return [key for key, name in store._records if name == NAME]
 
 
 def key(tab: Tab) -> str | None:
     """Return the tab's record key."""
     tab.begin()
     info = state_info(NAME)
-    return info.record_key if info else None
+    return info.visitor_key if info else None
 
 
 # --- a class that persists, where runs overlap
@@ -838,7 +781,7 @@ def decorated(tab: Tab) -> tuple[int, int]:
     return state.a, state.b
 
 
-def test_what_an_older_run_of_a_decorated_class_changes_after_a_newer_ones_end_is_saved(browser: Browser) -> None:
+def test_an_older_runs_late_change(browser: Browser) -> None:
     """Each run's end saves what that run had."""
     tab = browser.open()
     for _ in range(2):
@@ -853,7 +796,7 @@ def test_what_an_older_run_of_a_decorated_class_changes_after_a_newer_ones_end_i
     assert decorated(browser.open()) == (1, 0)
 
 
-def test_a_newer_run_of_a_decorated_class_that_raises_takes_nothing_of_an_older_one(browser: Browser) -> None:
+def test_a_newer_runs_error(browser: Browser) -> None:
     """As with blocks: what the older run had changed before is kept."""
     tab = browser.open()
     for _ in range(2):

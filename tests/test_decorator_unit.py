@@ -1,25 +1,29 @@
-"""`persist` on classes and functions, outside of a server: what it makes is a class and a function as any other."""
+"""`persist` on classes and functions, without a server: what it makes is a class and a function as any other."""
 
 from __future__ import annotations
 
 import abc
+import asyncio
+import contextlib
 import copy
 import dataclasses
 import functools
+import inspect
 import logging
 import pickle
-from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pydantic
 import pytest
-from streamlit.runtime.scriptrunner import script_runner
-from streamlit.runtime.state import SafeSessionState, SessionState
 
-from persist_session import ConfigurationError, decorator, host, persist, state
-from persist_session.host import Run
-from persist_session.pickling import dumps
+from persist_session import ConfigurationError, StoreError, UnpicklableStateError, load_state, persist
+from persist_session.objects.pickling import dumps
+from support.records import CountingStore
 from support.script import ScriptRun
+from support.tabs import Browser, Tab, pretended
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 T = TypeVar("T")
 
@@ -121,7 +125,7 @@ class Words(dict[str, int]):
     """A dict."""
 
 
-@persist("own clear".replace(" ", "-"))
+@persist("own-clear")
 class OwnClear:
     """A class that has the method already."""
 
@@ -144,7 +148,7 @@ def test_a_metaclass_is_asked_for_instances() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_outside_of_a_run_it_makes_ordinary_instances(kind: type) -> None:
+def test_outside_it_makes_ordinary_instances(kind: type) -> None:
     """Another one at each call, without a warning: unit tests of an app do so."""
     one, other = kind(), kind()
     assert one is not other
@@ -153,7 +157,7 @@ def test_outside_of_a_run_it_makes_ordinary_instances(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_the_class_keeps_its_name_place_and_words(kind: type) -> None:
+def test_the_class_keeps_its_name(kind: type) -> None:
     """So that pickle, help and error messages find it."""
     assert kind.__module__ == __name__
     assert kind.__name__ == kind.__qualname__
@@ -163,7 +167,7 @@ def test_the_class_keeps_its_name_place_and_words(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_instances_are_copied_and_pickled_as_usual(kind: type) -> None:
+def test_instances_are_copied_and_pickled(kind: type) -> None:
     """By copy, deepcopy, pickle and by our own pickling."""
     obj: Any = kind()
     if hasattr(obj, "__dict__") and kind is not Words:
@@ -184,7 +188,7 @@ def test_attributes_are_not_intercepted() -> None:
         Slots().other = 1  # type: ignore[attr-defined]
 
 
-def test_arguments_defaults_and_class_attributes_are_the_classes() -> None:
+def test_arguments_and_defaults_are_the_classs() -> None:
     """As they were written."""
     assert Plain(3).value == 3
     assert Plain.kind == "plain"
@@ -244,7 +248,7 @@ def test_a_method_of_the_class_is_not_replaced() -> None:
     assert OwnClear().clear_cookie_state() == "own"
 
 
-def test_a_class_of_a_script_is_found_in_every_run() -> None:
+def test_a_scripts_class_is_found() -> None:
     """By its name, as the class that the script calls."""
     source = """
         from persist_session import persist
@@ -273,13 +277,13 @@ def test_a_class_made_in_a_function_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "x" * 65, "é", "a;b", None, 5, Plain, "a\n"])
-def test_a_name_that_no_cookie_can_have_is_refused(name: Any) -> None:
+def test_a_wrong_name_is_refused(name: Any) -> None:
     """At decoration, and `@persist` without a name, too."""
     with pytest.raises(ConfigurationError, match="name"):
         persist(name)
 
 
-def test_a_wrong_option_of_a_class_is_refused_at_decoration() -> None:
+def test_a_wrong_option_is_refused() -> None:
     """Not in the visitor's first run."""
     options: dict[str, Any] = {"on_error": "ignore"}
     decorate: Any = persist("x", **options)
@@ -287,7 +291,7 @@ def test_a_wrong_option_of_a_class_is_refused_at_decoration() -> None:
         decorate(Plain)
 
 
-def test_a_factory_on_a_class_and_none_on_a_function_are_refused() -> None:
+def test_a_wrong_factory_is_refused() -> None:
     """A class is its own, a function has none."""
     decorated: Any = persist("state", dict)
     with pytest.raises(ConfigurationError, match="takes no factory"):
@@ -307,13 +311,13 @@ def add(data: Data, amount: int, *, times: int = 1) -> int:
     return data.value
 
 
-def test_a_function_gets_the_state_first_and_its_arguments_then() -> None:
+def test_a_function_gets_the_state_first() -> None:
     """Its result is returned, and outside of a run every call has a fresh state."""
     assert add(2, times=3) == 7
     assert add(2) == 3
 
 
-def test_a_function_keeps_its_name_and_words() -> None:
+def test_a_function_keeps_its_name() -> None:
     """As functools.wraps keeps them."""
     assert (add.__name__, add.__doc__) == ("add", "Add.")
 
@@ -329,54 +333,61 @@ def test_an_error_of_a_function_is_raised() -> None:
         fail()
 
 
-# --- in a run, as far as that goes without a server
+@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
+def test_options_for_each_visitor_are_refused(options: dict[str, Any]) -> None:
+    """A decorator is evaluated for all of them at once."""
+    with pytest.raises(ConfigurationError, match="for each visitor"):
+        persist("app-state", **options)
 
 
-class Context:
-    """As much of Streamlit's run context as the decorator asks for."""
-
-    class Coordinator:
-        """What lives as long as the run."""
-
-    def __init__(self) -> None:
-        self.parallel_coordinator = self.Coordinator()
-        self.main_script_path = __file__
+# --- in a run
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Pretend that a run is on; return what its end would call."""
-    memory: dict[str, Any] = {}
-    made: dict[str, Any] = {}
-    ends: list[Any] = []
-
-    class Fake(Run):
-        @property
-        def memory(self) -> dict[str, Any]:
-            return memory
-
-    current = Fake(Context())
-    monkeypatch.setattr(host, "current_run", lambda: current)
-    monkeypatch.setattr(host, "at_end_of_run", lambda _, end: ends.append(end))
-
-    def call(self: Any, _run: Any) -> Any:
-        if self._name not in made:
-            made[self._name] = self._factory()
-        return made[self._name]
-
-    monkeypatch.setattr(state.persistent_state, "call", call)
-    return ends
+def store() -> CountingStore:
+    """Return the store of all tabs."""
+    return CountingStore()
 
 
-def test_in_a_run_every_call_gives_the_same_object(run: list[Any]) -> None:
-    """And the end of the run is waited for once."""
-    one = Plain()
+@pytest.fixture
+def browser(store: CountingStore) -> Iterator[Browser]:
+    """Return a browser, for which nothing is saved yet."""
+    with pretended(store) as made:
+        yield made
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Tab:
+    """Return a tab in its second run."""
+    made = browser.load()
+    for _ in range(2):
+        made.begin()
+        load_state("first", dict)
+    return made
+
+
+def saved(browser: Browser, name: str, factory: Callable[[], Any]) -> Any:
+    """Return what a new tab gets."""
+    browser.open().begin()
+    return load_state(name, factory)
+
+
+def test_every_call_gives_one_object(tab: Tab, browser: Browser, store: CountingStore) -> None:
+    """Its changes are saved once, at the end of the run; `__init__` runs for a fresh state only."""
+    one = Plain(3)
     one.value = 9
-    assert Plain() is one
-    assert len(run) == 1
+    assert Plain(3) is functools.partial(Plain, 3)() is one
+    writes = store.writes
+    tab.end()
+    assert store.writes == writes + 1
+    tab.begin()
+    assert Plain(3) is one
+    assert one.value == 9
+    browser.open().begin()
+    assert Plain(3).value == 9
 
 
-def test_in_a_run_other_arguments_are_refused(run: list[Any]) -> None:
+def test_other_arguments_are_refused(tab: Tab) -> None:
     """There is one state; the same ones again are fine."""
     one = Plain(3)
     assert Plain(3) is one
@@ -384,7 +395,7 @@ def test_in_a_run_other_arguments_are_refused(run: list[Any]) -> None:
         Plain(4)
 
 
-def test_in_a_run_copies_and_subclasses_are_ordinary(run: list[Any]) -> None:
+def test_copies_and_subclasses_are_ordinary(tab: Tab) -> None:
     """Copying and pickling make an instance without a call of the class."""
     one = Plain(3)
     for made in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one)), ScriptRun("").copy(one)):
@@ -396,81 +407,156 @@ def test_in_a_run_copies_and_subclasses_are_ordinary(run: list[Any]) -> None:
     assert copy.deepcopy(Data()) is not Data()
 
 
-def test_an_end_that_fails_is_told_by_the_next_call(run: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once; an error of ours as it is, any other as the cause of one, and both are logged."""
-    for error in (ConfigurationError("ours"), ValueError("secret")):
-        Plain()
-
-        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
-            raise error
-
-        monkeypatch.setattr(decorator, "end_of_run", fail)
-        run[0](host.Ended(failed=False, drew_all=True))
-        with pytest.raises(Exception) as caught:  # noqa: PT011 (compared below)
-            Plain()
-        assert error in (caught.value, caught.value.__cause__)
-        assert "secret" not in str(caught.value)
-        Plain()
+def test_a_failed_run_is_thrown_away(tab: Tab, browser: Browser) -> None:
+    """Whatever the class's calls changed in it."""
+    Data().value = 5
+    tab.begin()
+    Data().value = 6
+    tab.end(failed=True)
+    tab.begin()
+    assert Data().value == 5
+    assert saved(browser, "data", Data).value == 5
 
 
-def test_the_failure_is_logged(
-    run: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_clearing_by_the_method(tab: Tab, browser: Browser) -> None:
+    """The next call starts fresh, in the same run."""
+    one: Any = Data()
+    one.value = 5
+    tab.begin()
+    one.clear_cookie_state()
+    assert Data().value == 1
+    tab.end()
+    browser.open().begin()
+    assert Data().value == 1
+
+
+@pytest.mark.parametrize("error", [StoreError("ours"), ValueError("secret")])
+def test_a_failed_end_is_told_once(
+    tab: Tab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """As an error: the visitor may never come back to see it."""
+    """By the next call: an error of ours as it is, any other as the cause of one; both are logged as errors."""
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise ConfigurationError("ours")
+    def fail(*_: Any, **__: Any) -> bool:
+        raise error
 
-    Plain()
-    monkeypatch.setattr(decorator, "end_of_run", fail)
-    run[0](host.Ended(failed=False, drew_all=True))
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
-
-
-@pytest.mark.parametrize("options", [{"user": "ada"}, {"remember": False}])
-def test_what_is_another_one_for_each_visitor_is_no_option(options: dict[str, Any]) -> None:
-    """A decorator is evaluated for all of them at once."""
-    with pytest.raises(ConfigurationError, match="for each visitor"):
-        persist("app-state", **options)
-
-
-def test_a_partial_of_a_persistent_class_makes_the_state(run: list[Any]) -> None:
-    """It is a call of the class as any other."""
-    assert functools.partial(Plain, 3)() is Plain(3)
+    Data().value = 5
+    with monkeypatch.context() as patch:
+        patch.setattr(CountingStore, "write", fail)
+        tab.end()
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    tab.begin()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (compared below)
+        Data()
+    assert error in (caught.value, caught.value.__cause__)
+    assert "secret" not in str(caught.value)
+    Data()
 
 
-class Runner:
-    """As much of Streamlit's script runner as tells of a run's end; `heard` is what Streamlit's session hears of it."""
-
-    def __init__(self) -> None:
-        self.on_event = script_runner.Signal()  # type: ignore[attr-defined]  # whichever this release uses
-        self.heard: list[str] = []
-        self.on_event.connect(self.hear)
-
-    def hear(self, _: Any, event: Any) -> None:
-        """Note an event."""
-        self.heard.append(event.name)
-
-    def enqueue(self, _: Any) -> None:
-        """Send a message."""
-
-    def run(self) -> Run:
-        """Return a run."""
-        own = {"_enqueue": self.enqueue, "script_requests": SimpleNamespace(_state=SimpleNamespace(name="CONTINUE"))}
-        state_of_tab = SafeSessionState(SessionState(), lambda: None)
-        coordinator = Context.Coordinator()
-        return Run(
-            SimpleNamespace(session_state=state_of_tab, parallel_coordinator=coordinator, on_script_error=None, **own)
-        )
+# --- functions in a run
 
 
-def test_a_run_is_saved_before_the_browser_hears_that_it_is_over() -> None:
-    """Else a reload that comes at once shows what was before."""
-    event = script_runner.ScriptRunnerEvent
-    for _ in range(20):  # of some signals the order is any
-        runner = Runner()
-        run = runner.run()
-        host.at_end_of_run(run, lambda how, runner=runner: runner.heard.append(f"saved {how.drew_all}"))  # type: ignore[misc]
-        for each in (event.ENQUEUE_FORWARD_MSG, event.SCRIPT_STOPPED_WITH_SUCCESS, event.SHUTDOWN):
-            runner.on_event.send(runner, event=each)
-        assert runner.heard == ["ENQUEUE_FORWARD_MSG", "saved True", "SCRIPT_STOPPED_WITH_SUCCESS", "SHUTDOWN"]
+@persist("state", Data)
+async def awaited(data: Data) -> int:
+    """Change it after a wait."""
+    await asyncio.sleep(0)
+    data.value += 1
+    return data.value
+
+
+@persist("state", Data)
+def iterated(data: Data) -> Iterator[int]:
+    """Change it at each step."""
+    for _ in range(2):
+        data.value += 1
+        got = yield data.value
+        assert got is None
+
+
+@persist("state", Data)
+async def iterated_awaited(data: Data) -> AsyncIterator[int]:
+    """Change it at each step, after a wait."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+        data.value += 1
+        yield data.value
+
+
+async def _all(steps: AsyncIterator[int]) -> list[int]:
+    return [each async for each in steps]
+
+
+BODIES: dict[str, tuple[Callable[..., Any], Callable[[], Any], Any]] = {
+    "async": (awaited, lambda: asyncio.run(awaited()), 2),
+    "generator": (iterated, lambda: list(iterated()), [2, 3]),
+    "async generator": (iterated_awaited, lambda: asyncio.run(_all(iterated_awaited())), [2, 3]),
+}
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_the_block_is_open_around_the_body(kind: str, tab: Tab, browser: Browser, store: CountingStore) -> None:
+    """What an async, a generator or an async generator function does while it runs is saved once, when it is done."""
+    function, run, result = BODIES[kind]
+    writes = store.writes
+    assert run() == result
+    assert store.writes == writes + 1
+    assert saved(browser, "state", Data).value == (result[-1] if isinstance(result, list) else result)
+    for ask in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
+        assert ask(function) == ask(inspect.unwrap(function))
+
+
+def test_a_generator_left_early_is_saved(tab: Tab, browser: Browser) -> None:
+    """Closing is no error; an exception that comes out of its body throws its changes away."""
+    steps: Any = iterated()
+    next(steps)
+    steps.close()
+    assert saved(browser, "state", Data).value == 2
+    tab.begin()
+    steps = iterated()
+    next(steps)
+    with contextlib.suppress(AssertionError):
+        steps.send(5)
+    assert saved(browser, "state", Data).value == 2
+
+
+def test_an_async_generator_left_early(tab: Tab, browser: Browser) -> None:
+    """Its body is closed before the block is: what its `finally` does is saved, too."""
+
+    @persist("state", Data)
+    async def last(data: Data) -> AsyncIterator[int]:
+        try:
+            yield data.value
+        finally:
+            data.value = 7
+
+    async def leave_early() -> None:
+        steps: Any = last()
+        await anext(steps)
+        await steps.aclose()
+
+    asyncio.run(leave_early())
+    assert saved(browser, "state", Data).value == 7
+
+
+def test_an_async_error_is_thrown_away(tab: Tab, browser: Browser) -> None:
+    """What the body changed before it is gone, and the error comes out as it is."""
+
+    @persist("state", Data)
+    async def fail(data: Data) -> None:
+        data.value = 9
+        await asyncio.sleep(0)
+        raise KeyError("own")
+
+    with pytest.raises(KeyError, match="own"):
+        asyncio.run(fail())
+    assert saved(browser, "state", Data).value == 1
+
+
+def test_a_functions_unsavable_change_is_told(tab: Tab) -> None:
+    """By the call itself, since its end is the block's."""
+
+    @persist("state", Data)
+    def spoil(data: Data) -> None:
+        data.items.append(lambda: 1)  # type: ignore[arg-type]
+
+    with pytest.raises(UnpicklableStateError, match=r"Data\.items\[0\]"):
+        spoil()

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from persist_session.merge import merge
-from persist_session.sameness import same
+from persist_session.objects.merge import merge
+from persist_session.objects.sameness import same
 from support.script import ScriptRun
 
 RUN = ScriptRun("""

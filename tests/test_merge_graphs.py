@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persist_session.graft import become
-from persist_session.merge import merge
+from persist_session.objects.graft import become
+from persist_session.objects.merge import merge
 from support.script import ScriptRun
 
 RUN = ScriptRun("""

@@ -23,10 +23,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persist_session import pickling
-from persist_session.pickling import UnpicklableError, attributes_of, dumps, instances, loads
-from persist_session.sameness import same
-from persist_session.view import UnrestorableError, View, is_own_module
+from persist_session.objects import pickling
+from persist_session.objects.pickling import UnpicklableError, attributes_of, dumps, instances, loads
+from persist_session.objects.sameness import same
+from persist_session.objects.classes import UnrestorableError, View, is_own_module
 from support.script import ScriptRun
 
 if TYPE_CHECKING:
@@ -779,7 +779,7 @@ def test_a_change_by_another_thread_is_met_by_trying_again(make: str, change: st
 def test_a_change_that_never_ends_is_an_error(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last attempt, of which there are several."""
     attempts = []
-    monkeypatch.setattr("persist_session.pickling.time.sleep", lambda _: None)
+    monkeypatch.setattr("persist_session.objects.pickling.time.sleep", lambda _: None)
 
     class Changing:
         def __getstate__(self) -> Any:

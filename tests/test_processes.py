@@ -16,10 +16,11 @@ import pytest
 
 from persist_session.errors import LockTimeoutError
 from persist_session.keys import derive
-from persist_session.place import Place
+from persist_session.records import Home, Kind
 from persist_session.stores import FileStore
 from persist_session.stores.locks import file_lock
-from persist_session.transaction import Options, load
+from persist_session.transaction import Options
+from persist_session.transaction import Transaction as OwnTransaction
 from support.script import ScriptRun
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
     from typing import Self
 
 CHILD = Path(__file__).parent / "support" / "transactions.py"
-PROCESSES = 8
-TRANSACTIONS = 100
+PROCESSES = 4
+TRANSACTIONS = 50
 """Of each process."""
-KILLS = 15
+KILLS = 8
 
 
 class Transaction(NamedTuple):
@@ -115,17 +116,15 @@ def run_at_once(mode: str, root: Path, fields: list[str]) -> list[list[Transacti
             return list(pool.map(Worker.all, workers))
 
 
-def place_in(root: Path) -> Place:
+def home_in(root: Path) -> Home:
     """The one record that all processes work on."""
-    return Place(FileStore(root), derive(["k" * 32]), "app-state", "a" * 64)
+    return Home(Kind.BROWSER, FileStore(root), derive(["k" * 32]), "a" * 64, "app-state")
 
 
 def saved_in(root: Path) -> dict[str, int]:
     """What the record holds."""
-    run = ScriptRun("")
-    live, _ = load(place_in(root), run.caller(), Options(max_age=3600, max_bytes=1 << 20))
-    assert live is not None
-    state: dict[str, int] = live.obj
+    home, run = home_in(root), ScriptRun("")
+    state: dict[str, int] = OwnTransaction(home, home).begin(run.caller(), Options(max_age=3600, max_bytes=1 << 20))
     return state
 
 
@@ -141,7 +140,7 @@ def in_order(transactions: list[Transaction]) -> list[Transaction]:
     return chain
 
 
-def test_processes_that_change_a_field_each_lose_nothing(tmp_path: Path) -> None:
+def test_a_field_of_each_process_is_kept(tmp_path: Path) -> None:
     """All of it is there, and nobody is warned of anything."""
     fields = [f"field{n}" for n in range(PROCESSES)]
     reports = run_at_once("plain", tmp_path, fields)
@@ -152,7 +151,7 @@ def test_processes_that_change_a_field_each_lose_nothing(tmp_path: Path) -> None
     assert saved_in(tmp_path) == dict.fromkeys(fields, TRANSACTIONS)
 
 
-def test_exclusive_blocks_on_one_counter_lose_nothing(tmp_path: Path) -> None:
+def test_exclusive_counting_loses_nothing(tmp_path: Path) -> None:
     """Each sees what the one before it wrote."""
     reports = run_at_once("exclusive", tmp_path, ["counter"] * PROCESSES)
     chain = in_order([each for reported in reports for each in reported])
@@ -161,7 +160,7 @@ def test_exclusive_blocks_on_one_counter_lose_nothing(tmp_path: Path) -> None:
     assert saved_in(tmp_path) == {"counter": PROCESSES * TRANSACTIONS}
 
 
-def test_what_one_counter_loses_without_exclusive_was_warned_of(tmp_path: Path) -> None:
+def test_lost_counts_were_warned_of(tmp_path: Path) -> None:
     """Whatever the counter lacks in the end can be traced to transactions that undid others, and each of them warned.
 
     In the order in which the records were written, a transaction without a WARNING added one to what was there.
@@ -177,7 +176,7 @@ def test_what_one_counter_loses_without_exclusive_was_warned_of(tmp_path: Path) 
         assert each.warnings or gain == 1
     assert sum(lost) > 0, "they did not meet: the test proved nothing"
     messages = {message for each in chain for message in each.warnings}
-    assert all("State 'app-state': dict['counter'] was changed " in message for message in messages)
+    assert all("State 'app-state': dict[key 1] was changed " in message for message in messages)
 
 
 def test_a_killed_process_harms_nobody(tmp_path: Path) -> None:
@@ -236,19 +235,19 @@ def stuck_locks(root: Path) -> list[Path]:
     return stuck
 
 
-def test_the_lock_of_a_process_killed_in_an_exclusive_block_is_free_at_once(tmp_path: Path) -> None:
+def test_a_killed_processs_lock_is_free(tmp_path: Path) -> None:
     """Until then it is held; and what the block had changed is not in the record."""
     run_one(tmp_path, "counter")
-    place = place_in(tmp_path)
+    home = home_in(tmp_path)
     with Worker("hold", tmp_path, "counter", 1) as holder:
         holder.be_ready()
         holder.go()
         assert holder.hear() == "held"
-        with pytest.raises(LockTimeoutError), place.lock(0):
+        with pytest.raises(LockTimeoutError), home.lock(0):
             pytest.fail("two processes hold one lock")
         holder.process.kill()
         holder.process.wait()
-        with place.lock(0):
+        with home.lock(0):
             assert saved_in(tmp_path) == {"counter": 1}
     run_one(tmp_path, "counter")
     assert stuck_locks(tmp_path) == []
@@ -273,7 +272,7 @@ from persist_session.stores import FileStore
 store, key = FileStore(sys.argv[2]), "a" * 64
 
 def write(version, based_on):
-    assert store.write("app-state", key, b"one", version=version * 16, based_on=based_on, expires_at=4e9)
+    assert store.write(key, "app-state", b"one", version=version * 16, based_on=based_on, expires_at=4e9)
 
 def in_a_fork(program):
     process = os.fork()
@@ -289,30 +288,30 @@ def in_a_fork(program):
 def try_the_held_lock():
     write("2", "1" * 16)
     try:
-        with store.lock("app-state", key, timeout=0):
+        with store.lock(key, "app-state", timeout=0):
             os._exit(2)
     except LockTimeoutError:
         pass
 
 def take_the_lock():
-    with store.lock("app-state", key, timeout=0):
+    with store.lock(key, "app-state", timeout=0):
         write("3", "2" * 16)
 
 write("1", None)
-with store.lock("app-state", key, timeout=0):
+with store.lock(key, "app-state", timeout=0):
     in_a_fork(try_the_held_lock)
     in_a_fork(lambda: None)
     assert os.path.exists(sys.argv[2])
 in_a_fork(take_the_lock)
-with store.lock("app-state", key, timeout=0):
+with store.lock(key, "app-state", timeout=0):
     write("4", "3" * 16)
 """
 
 
-def test_a_forked_process_has_locks_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_has_own_locks(tmp_path: Path) -> None:
     """It waits for its parent's lock as any other process does, and writes as any other does."""
     package = Path(__file__).parents[1] / "persist_session"
     command = [sys.executable, "-c", FORKED, str(package), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert FileStore(tmp_path).version("app-state", "a" * 64) == "4" * 16
+    assert FileStore(tmp_path).version("a" * 64, "app-state") == "4" * 16

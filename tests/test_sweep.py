@@ -1,4 +1,4 @@
-"""What expired goes by itself, once a day and in the background; and at once, for who asks."""
+"""Sweeps: what expired goes by itself, once a day and in the background, and by hand for who asks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import time_machine
 
 import persist_session
 from persist_session import FileStore, MemoryStore, StoreError, configure, delete_expired, settings, sweep
+from persist_session.stores import SWEEP_EVERY
 from persist_session.sweep import sweep_if_due
-from support.records import RECORD_KEY
+from support.stores import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from conftest import Serve, Visit
 
-NAME = "app-state"
-VERSION = "1" * 16
+KEY = "a" * 64
 DEADLINE = 60.0
 
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is configured, nothing was swept, and the home folder is empty."""
+    """Configure nothing, forget all sweeps, and empty the home folder."""
     monkeypatch.setattr(settings, "_configured", {})
     monkeypatch.setattr(settings, "_resolved", {})
     monkeypatch.setattr(sweep, "_looked_at", {})
@@ -41,13 +42,13 @@ def anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def sweepers_end() -> Iterator[None]:
-    """No thread of a test outlives it."""
+    """Wait for the threads of a test, so that none outlives it."""
     yield
     wait_for_sweepers()
 
 
 def sweepers() -> list[threading.Thread]:
-    """The background threads that are at it."""
+    """Return the background threads that are at it."""
     return [thread for thread in threading.enumerate() if thread.name == "persist-session-sweep"]
 
 
@@ -66,58 +67,72 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def put_expired(store: FileStore | MemoryStore, key: str = RECORD_KEY) -> None:
-    """A record whose time is over."""
-    assert store.write(NAME, key, b"old", version=VERSION, based_on=None, expires_at=time.time() - 10)
+def put_expired(store: FileStore | MemoryStore, key: str = KEY) -> None:
+    """Write a record whose time is over, and sweep once: the next sweep will find it so for the second time."""
+    assert store.write(key, NAME, b"old", version="1" * 16, based_on=None, expires_at=time.time() - 10)
+    store.begin_sweep(every=0.0)
+
+
+def is_there(store: FileStore | MemoryStore) -> bool:
+    """Tell whether the record is."""
+    return store.version(KEY, NAME) is not None
+
+
+def failing(**_: object) -> int:
+    """Stand in for a method of a store whose backend fails."""
+    raise StoreError("the disk is on fire; put it out")
 
 
 class Watched(MemoryStore):
     """A store that counts the sweeps, and holds each until it is told to go on.
 
     Attributes:
-        claims: How often somebody asked whether it is due.
-        sweeps: The threads that swept, and how long they were to rest.
+        asked: The `every` of each time that somebody asked whether a sweep is due.
+        sweeps: The threads that swept, since when, and how long they were to rest.
         may_go_on: Is to be set before a sweep ends.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.claims = 0
-        self.sweeps: list[tuple[threading.Thread, float]] = []
+        self.asked: list[float] = []
+        self.sweeps: list[tuple[threading.Thread, float, float]] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def claim_sweep(self) -> bool:
-        """Count."""
-        self.claims += 1
-        return super().claim_sweep()
+    def begin_sweep(self, *, every: float) -> float | None:
+        """Count, and answer."""
+        self.asked.append(every)
+        return super().begin_sweep(every=every)
 
-    def delete_expired(self, *, pause: float = 0.0) -> int:
+    def delete_expired(self, *, before: float, pause: float = 0.0) -> int:
         """Note who sweeps, and wait."""
-        self.sweeps.append((threading.current_thread(), pause))
+        self.sweeps.append((threading.current_thread(), before, pause))
         assert self.may_go_on.wait(DEADLINE)
-        return super().delete_expired(pause=pause)
+        return super().delete_expired(before=before, pause=pause)
 
 
 # --- in the background
 
 
-def test_a_due_sweep_runs_in_a_thread_of_its_own_and_rests(caplog: pytest.LogCaptureFixture) -> None:
-    """A daemon, so that a server can end; what it removed is logged."""
+def test_a_due_sweep_has_its_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """A daemon, so that a server can end, which rests between folders; the number that it removed is logged."""
     store = Watched()
-    put_expired(store)
+    with time_machine.travel(time.time() - 2 * SWEEP_EVERY, tick=False):
+        put_expired(store)
+        before = time.time()
     with caplog.at_level(logging.INFO, "persist_session"):
         sweep_if_due(store)
         wait_for_sweepers()
-    [(thread, pause)] = store.sweeps
+    [(thread, since, pause)] = store.sweeps
     assert thread is not threading.current_thread()
     assert thread.daemon
+    assert since == before
     assert pause > 0
-    assert store.version(NAME, RECORD_KEY) is None
+    assert not is_there(store)
     assert [record.getMessage() for record in caplog.records] == ["Expired states removed: 1"]
 
 
-def test_however_many_visitors_come_one_thread_looks_and_sweeps() -> None:
+def test_many_visitors_make_one_sweep() -> None:
     """Eight threads at the same moment, fifty times each, while the sweep goes on and after."""
     store = Watched()
     store.may_go_on.clear()
@@ -136,23 +151,23 @@ def test_however_many_visitors_come_one_thread_looks_and_sweeps() -> None:
     wait_for_sweepers()
     sweep_if_due(store)
     assert sweepers() == []
-    assert (store.claims, len(store.sweeps)) == (1, 1)
+    assert (store.asked, len(store.sweeps)) == ([SWEEP_EVERY], 1)
 
 
-def test_the_store_is_asked_again_an_hour_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_asked_hourly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at every load, since that takes a look at the disk; and it may well say no."""
     store = Watched()
     now = time.monotonic()
-    for hours, claims in ((0.0, 1), (0.9, 1), (1.1, 2), (2.0, 2), (2.2, 3)):
+    for hours, asked in ((0.0, 1), (0.9, 1), (1.1, 2), (2.0, 2), (2.2, 3)):
         with monkeypatch.context() as travel:
             travel.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: now + hours * 3600))  # noqa: B023 (at once)
             sweep_if_due(store)
         wait_for_sweepers()
-        assert store.claims == claims
+        assert len(store.asked) == asked
     assert len(store.sweeps) == 1
 
 
-def test_each_store_has_its_own_turn() -> None:
+def test_each_store_has_its_turn() -> None:
     """An app that was configured anew has two."""
     one, other = Watched(), Watched()
     for store in (one, other):
@@ -161,15 +176,11 @@ def test_each_store_has_its_own_turn() -> None:
     assert (len(one.sweeps), len(other.sweeps)) == (1, 1)
 
 
-@pytest.mark.parametrize("method", ["claim_sweep", "delete_expired"])
-def test_a_sweep_that_fails_is_logged_as_an_error(
+@pytest.mark.parametrize("method", ["begin_sweep", "delete_expired"])
+def test_a_failing_sweep_is_logged(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is there to catch it; and a visitor has no part in it."""
-
-    def failing(**_: object) -> int:
-        raise StoreError("the disk is on fire; put it out")
-
+    """An ERROR, since nobody is there to catch it; and a visitor has no part in it."""
     store = MemoryStore()
     monkeypatch.setattr(store, method, failing)
     sweep_if_due(store)
@@ -184,7 +195,7 @@ import streamlit as st
 from persist_session import MemoryStore, configure, persistent_state
 
 class Slow(MemoryStore):
-    def delete_expired(self, *, pause=0.0):
+    def delete_expired(self, *, before, pause=0.0):
         import threading, time
         while not hasattr(st, "test_sweep_may_end"):
             time.sleep(0.01)
@@ -206,7 +217,7 @@ st.text(f"swept in {getattr(st, 'test_swept_in', 'no thread yet')}")
 """
 
 
-def test_a_visitor_does_not_wait_for_the_sweep(serve: Serve, visit: Visit) -> None:
+def test_no_visitor_waits_for_the_sweep(serve: Serve, visit: Visit) -> None:
     """Its first load starts one that takes as long as it likes: page after page comes while it is under way."""
     server = serve(APP)
     tab = visit(server)
@@ -226,13 +237,8 @@ def test_a_visitor_does_not_wait_for_the_sweep(serve: Serve, visit: Visit) -> No
 # --- by hand
 
 
-def is_there(store: FileStore | MemoryStore) -> bool:
-    """Whether the record is."""
-    return store.version(NAME, RECORD_KEY) is not None
-
-
-def test_a_given_store_is_swept_at_once() -> None:
-    """Without a turn to be taken, as often as asked; the number that was removed comes back."""
+def test_a_given_store_is_swept() -> None:
+    """As often as asked, whenever the sweep before was; the number that was removed comes back."""
     store = MemoryStore()
     for n in range(3):
         put_expired(store, f"{n:064x}")
@@ -242,15 +248,28 @@ def test_a_given_store_is_swept_at_once() -> None:
     assert delete_expired(store) == 0
 
 
-def test_a_store_can_be_given_by_its_url(tmp_path: Path) -> None:
-    """For a cron job, which knows no more."""
+@pytest.mark.parametrize("files", [True, False], ids=["files", "memory"])
+def test_a_state_goes_at_the_second_call(tmp_path: Path, files: bool) -> None:
+    """The first one finds it expired; so one clock that is 40 days ahead removes nothing that is still needed."""
+    store = FileStore(tmp_path / "state") if files else MemoryStore()
+    now = time.time()
+    assert store.write(KEY, NAME, b"one", version="1" * 16, based_on=None, expires_at=now + 30 * 86400)
+    left = []
+    for days in (0, 40, 0, 29, 31, 32):
+        with time_machine.travel(now + days * 86400):
+            left.append((delete_expired(store), is_there(store)))
+    assert left == [(0, True)] * 5 + [(1, False)]
+
+
+def test_a_store_has_a_url(tmp_path: Path) -> None:
+    """A cron job knows no more."""
     put_expired(FileStore(tmp_path / "state"))
     assert delete_expired((tmp_path / "state").as_uri()) == 1
     assert not is_there(FileStore(tmp_path / "state"))
 
 
-def test_a_given_store_comes_before_the_configured_one() -> None:
-    """That one is left alone."""
+def test_a_given_store_comes_first() -> None:
+    """The configured one is left alone."""
     given, configured = MemoryStore(), MemoryStore()
     put_expired(given)
     put_expired(configured)
@@ -259,7 +278,7 @@ def test_a_given_store_comes_before_the_configured_one() -> None:
     assert is_there(configured)
 
 
-def test_the_configured_store_is_swept_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_configured_store_is_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By `configure`, which comes before the environment, or by that; the default stores are left alone then."""
     in_code, in_environment = MemoryStore(), FileStore(tmp_path / "state")
     default = FileStore(tmp_path / "home/.streamlit/persist_session/app-12345678", strict=True)
@@ -276,7 +295,7 @@ def test_the_configured_store_is_swept_by_default(monkeypatch: pytest.MonkeyPatc
     assert is_there(default)
 
 
-def test_by_default_the_stores_of_all_apps_are_swept(tmp_path: Path) -> None:
+def test_the_default_is_all_apps(tmp_path: Path) -> None:
     """A cron job can't know what the apps are called; the key that lies beside them is no store."""
     home = tmp_path / "home" / ".streamlit" / "persist_session"
     stores = [FileStore(home / app, strict=True) for app in ("app-12345678", "other-87654321")]
@@ -288,25 +307,22 @@ def test_by_default_the_stores_of_all_apps_are_swept(tmp_path: Path) -> None:
     assert (home / "secret_key").read_text() == "k" * 32
 
 
-def test_without_any_store_there_is_nothing_to_remove(tmp_path: Path) -> None:
-    """And nothing is made."""
+def test_without_stores_nothing_is_made(tmp_path: Path) -> None:
+    """There is nothing to remove, either."""
     assert delete_expired() == 0
     assert not (tmp_path / "home").exists()
 
 
-def test_a_failure_is_raised_to_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["begin_sweep", "delete_expired"])
+def test_who_asks_hears_of_failure(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cron job tells by it that something is wrong."""
-
-    def failing(**_: object) -> int:
-        raise StoreError("the disk is on fire; put it out")
-
     store = MemoryStore()
-    monkeypatch.setattr(store, "delete_expired", failing)
+    monkeypatch.setattr(store, method, failing)
     with pytest.raises(StoreError, match="on fire"):
         delete_expired(store)
 
 
-def test_a_url_that_is_none_is_refused() -> None:
+def test_another_url_is_refused() -> None:
     """As everywhere else."""
     with pytest.raises(persist_session.ConfigurationError, match="file:///srv/state"):
         delete_expired("/srv/state")

@@ -108,11 +108,12 @@ class Live:
         """
         self.absorb(only_running=True)
         now = self._dump()
-        if now.data != self._clean and self._clean is not None and self._is_restless(now):
-            return None
-        return None if now.data == self._clean else now
+        return None if self._is_clean(now.data) else now
 
-    def _is_restless(self, now: Pickled) -> bool:
+    def _is_clean(self, now: bytes) -> bool:
+        return now == self._clean or (self._clean is not None and self._is_restless(now))
+
+    def _is_restless(self, now: bytes) -> bool:
         """Tells whether pickling itself changes the pickle, as that of a figure, and nothing else has changed.
 
         The second pickle of the base tells: it is taken only where the object's own has changed.
@@ -120,11 +121,11 @@ class Live:
         try:
             again = self.base_object()
             dumps(again)
-            is_same = dumps(again).data == now.data
+            is_same = dumps(again).data == now
         except (UnpicklableError, UnrestorableError):
             return False
         if is_same:
-            self._clean = now.data
+            self._clean = now
         return is_same
 
     def pickled(self) -> Pickled:
@@ -150,6 +151,17 @@ class Live:
         self.obj = loads(data, self.caller.view)
         now = self._dump().data
         self._clean = now if data == self.base else None
+
+    def take_back(self, before: bytes, since: bytes) -> None:
+        """Undoes what came from one pickle to a later one; what came then stays.
+
+        Raises:
+            UnpicklableError: Part of the object can't be pickled.
+            UnrestorableError: A class is gone.
+        """
+        view = self.caller.view
+        obj, _ = merge(loads(since, view), self.obj, loads(before, view))
+        self.settle(obj, self.base)
 
     def base_object(self) -> Any:
         """The state that was last loaded or saved, as an object of its own."""
@@ -255,7 +267,7 @@ class Live:
         self._grow(view, factory)
 
     def _round_trip(self, before: bytes, view: View) -> None:
-        is_clean = before == self._clean
+        is_clean = self._is_clean(before)
         self._part_with(before)
         self.obj = loads(before, view)
         self._clean = self._dump().data if is_clean else None

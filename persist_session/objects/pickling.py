@@ -218,7 +218,7 @@ def find_unloadable(obj: Any, view: View) -> tuple[str, str]:
     path, met = type(obj).__qualname__, {id(obj)}
     while len(met) < _LONGEST_SEARCH:
         for step, child in _children(obj):
-            if id(child) not in met and not _is_loadable(child, view):
+            if id(child) not in met and not is_loadable(child, view):
                 met.add(id(child))
                 obj, path = child, path + step
                 break
@@ -228,7 +228,8 @@ def find_unloadable(obj: Any, view: View) -> tuple[str, str]:
     return path, f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _is_loadable(obj: Any, view: View) -> bool:
+def is_loadable(obj: Any, view: View) -> bool:
+    """Whether the object can be pickled, and be made again of its pickle."""
     try:
         loads(_dump_once(obj).data, view)
     except Exception:  # noqa: BLE001 (the app's own classes raise anything)

@@ -1,6 +1,6 @@
-"""Where records lie: files by default.
+"""The places where records lie: files by default.
 
-A store keeps sealed bytes under a state's name and a record key, and never looks into them.
+A store keeps sealed bytes under a visitor key and a state's name, and never looks into them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a store is. Whoever brings their own needs no import from here: the shape is enough."""
+"""The shape of a store. Whoever brings their own imports nothing from here: the shape is enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from persist_session.errors import LockTimeoutError
 
 KEPT_ASIDE = 3
-"""How many set-aside records a store keeps per record; the oldest one goes first."""
+"""The number of set-aside records that a store keeps per record; the oldest one goes first."""
 
 
 SWEEP_EVERY = 24 * 3600.0
@@ -16,7 +16,7 @@ SWEEP_EVERY = 24 * 3600.0
 
 
 def lock_timeout(seconds: float) -> LockTimeoutError:
-    """What a store raises if a lock is not free for so long."""
+    """The error that a store raises if a lock is not free for so many seconds."""
     return LockTimeoutError(
         f"The lock of this state was not free for {seconds:g} seconds: an exclusive block of another tab, or of an "
         "older run of this one, has it. Make that block shorter, or configure(lock_timeout=...)."
@@ -24,7 +24,7 @@ def lock_timeout(seconds: float) -> LockTimeoutError:
 
 
 class Stored(NamedTuple):
-    """What a store has for one record.
+    """The content of a store for one record.
 
     Attributes:
         data: The sealed bytes, as they were written.
@@ -37,13 +37,14 @@ class Stored(NamedTuple):
 
 @runtime_checkable
 class Store(Protocol):
-    """Keeps sealed records by state name and record key, and never looks into them.
+    """Keeps sealed records by visitor key and state name, and never looks into them.
 
-    A store is used by many threads at once, and may be by many processes. `name` is a valid state name, `key`
-    a record key (64 hex characters), times are unix seconds. From `expires_at` on, a store may drop a record
-    by itself, but need not: callers check the expiry in the sealed bytes.
+    A store is used by many threads at once, and may be by many processes. `key` is a visitor key (64 hex
+    characters), the same for all of a visitor's records, `name` a valid state name; times are unix seconds. From
+    `expires_at` on, a store may drop a record by itself, but need not: callers check the expiry in the sealed bytes.
 
-    Every method raises `StoreError`, with the backend's error as its cause, when the backend fails.
+    Every method raises `StoreError`, with the backend's error as its cause, when the backend fails. None waits for
+    ever: a lock that does not come free is a `StoreError`, too.
     """
 
     def read(self, key: str, name: str) -> Stored | None:
@@ -53,7 +54,7 @@ class Store(Protocol):
     def write(  # noqa: PLR0913 (what compare-and-swap needs, by keyword)
         self, key: str, name: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
     ) -> bool:
-        """Whether the record was written: only if the one there still has the version `based_on`.
+        """Write the record if the one there still has the version `based_on`; tell whether it was written.
 
         Compare-and-swap: `based_on=None` means that nothing is there. After `False`, or an error, the store
         still has the record that it had.
@@ -73,11 +74,14 @@ class Store(Protocol):
         ...
 
     def names(self, key: str) -> list[str]:
-        """The names under which the visitor has a record, sorted."""
+        """The names under which the visitor has a record, sorted; found without opening one.
+
+        A record that was set aside does not count.
+        """
         ...
 
     def version(self, key: str, name: str) -> str | None:
-        """The record's version, `None` if there is none: what `read` says, for less."""
+        """The record's version, `None` if there is none: the one that `read` gives, for less."""
         ...
 
     def lock(self, key: str, name: str, *, timeout: float) -> AbstractContextManager[None]:
@@ -90,9 +94,17 @@ class Store(Protocol):
         ...
 
     def begin_sweep(self, *, every: float) -> float | None:
-        """The time of the sweep before, if that is `every` seconds ago; else None."""
+        """Take the turn to sweep if the sweep before is at least `every` seconds ago, in either direction of the clock.
+
+        Then now is noted as the newest sweep, and the time of the one before is returned, 0 if there was none;
+        else `None`. One of many who ask at once gets the turn.
+        """
         ...
 
     def delete_expired(self, *, before: float, pause: float = 0.0) -> int:
-        """Removes what had expired both at `before` and now, and returns how much that was."""
+        """Remove the records and set-aside ones that had expired both at `before` and now; return their number.
+
+        `before` is what `begin_sweep` returned: so a clock that is wrong once removes nothing. `pause` is how long to
+        rest on the way, as a multiple of the time that the work took.
+        """
         ...

@@ -1,11 +1,10 @@
-"""Records as files, one per record; `layout` says how they lie."""
+"""Records as files, one per record; `layout` has their names and their first lines."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import logging
-import math
 import os
 import threading
 import time
@@ -50,7 +49,7 @@ _BLOCK_LOCKS = 1024
 # A visitor who saves meanwhile waits for so many removals at most: some milliseconds.
 _REMOVED_AT_ONCE = 64
 _WRITE_TIMEOUT = 10.0
-"""Seconds for which comparing and renaming a record waits for another process that does so."""
+"""Seconds for which comparing and renaming a record waits for others who do so; each takes milliseconds."""
 
 
 class FileStore:
@@ -100,10 +99,11 @@ class FileStore:
     def write(  # noqa: PLR0913 (the protocol's)
         self, key: str, name: str, data: bytes, *, version: str, based_on: str | None, expires_at: float
     ) -> bool:
-        """Whether the record was written: only if the one there still has the version `based_on`.
+        """Write the record if the one there still has the version `based_on`; tell whether it was written.
 
         Raises:
-            StoreError: The disk is full, read-only, or fails; the old record is still there.
+            StoreError: The disk is full, read-only, or fails, or a stopped process holds the lock; the old record is
+                still there.
             ConfigurationError: A folder is not to be trusted.
         """
         path = record_path(self._root, key, name)
@@ -134,7 +134,7 @@ class FileStore:
             sync_folder(path.parent)
 
     def names(self, key: str) -> list[str]:
-        """The names under which the visitor has a record, sorted; takes one listing of a folder.
+        """The names under which the visitor has a record, sorted; takes one listing of a shard, and opens no file.
 
         Raises:
             StoreError: The folder can't be read.
@@ -195,37 +195,38 @@ class FileStore:
             yield
 
     def begin_sweep(self, *, every: float) -> float | None:
-        """The time of the sweep before, if that is `every` seconds ago at least; notes now as the newest one.
+        """Take the turn to sweep if the sweep before is at least `every` seconds ago, in either direction of the clock.
 
         Returns:
-            Unix seconds, 0 for the first sweep; None where it is not the caller's turn.
+            The time of the sweep before in unix seconds, 0 for the first sweep; None where it is not the caller's turn.
 
         Raises:
             StoreError: The folder can't be written.
+            ConfigurationError: A folder is not to be trusted.
         """
         with self._failures("sweep"):
             mark = locks_folder(self._root) / "swept"
-            if not self._root.is_dir() or _since(mark) < every:
+            if not self._root.is_dir() or not _is_past(_modified_at(mark), every):
                 return None
-            with self._lock("sweep.lock", _WRITE_TIMEOUT):
-                if _since(mark) < every:
-                    return None
-                before = mark.stat().st_mtime if mark.exists() else 0.0
+            with self._short_lock("sweep.lock"):
+                before, now = _modified_at(mark), time.time()
+                if not _is_past(before, every):
+                    return None  # another process was faster
                 mark.touch(mode=0o600)
-                os.utime(mark, (time.time(), time.time()))
+                os.utime(mark, (now, now))
                 return before
 
     def delete_expired(self, *, before: float, pause: float = 0.0) -> int:
-        """Removes the records and set-aside ones that had expired both at a time before and now; returns their number.
+        """Remove the records and set-aside ones that had expired both at `before` and now; return their number.
 
-        Temporary files of killed writers go, too. A clock that is wrong once removes nothing.
+        Temporary files of killed writers go, too, and count. A clock that is wrong once removes nothing.
 
         Args:
             before: The time of the sweep before, in unix seconds.
             pause: How long to rest after each folder, as a multiple of the processor's time that the folder took.
 
         Raises:
-            StoreError: A file can't be removed.
+            StoreError: A file can't be removed; the other shards are swept all the same.
             ConfigurationError: A folder is not to be trusted.
         """
         removed, at = 0, min(before, time.time())
@@ -235,8 +236,8 @@ class FileStore:
             try:
                 self._judge_folders(folder / "any")
                 removed += self._remove_expired(folder, at)
-            except (OSError, ConfigurationError) as error:
-                failed.append(error)  # the other folders are swept all the same
+            except (OSError, StoreError, ConfigurationError) as error:
+                failed.append(error)  # the other shards are swept all the same
             time.sleep(pause * (time.thread_time() - started))
         with self._failures("sweep"):
             for failure in failed:
@@ -283,20 +284,25 @@ class FileStore:
         if is_group_writable(folder) and self._not_warned.acquire(blocking=False):
             _log.warning("The group of the folder %s can write it. If that is not meant: chmod g-w", folder)
 
-    @contextlib.contextmanager
-    def _one_at_a_time(self, key: str) -> Iterator[None]:
-        """One thread of one process at a time compares and renames a record, of those in one folder.
+    def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Let one thread of one process at a time compare and rename a record, of those in one shard.
 
         Args:
-            key: The visitor key; or the name of its folder, the key's first two characters.
+            key: The visitor key; or the name of its shard, the key's first two characters.
         """
+        return self._short_lock(f"write-{int(key[:2], 16) % _WRITE_LOCKS:02x}.lock")
+
+    @contextlib.contextmanager
+    def _short_lock(self, file: str) -> Iterator[None]:
+        """Hold a lock that others hold for milliseconds: who does not get it soon never would."""
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(self._lock(f"write-{int(key[:2], 16) % _WRITE_LOCKS:02x}.lock", _WRITE_TIMEOUT))
+                stack.enter_context(self._lock(file, _WRITE_TIMEOUT))
             except LockTimeoutError as error:
                 raise StoreError(
-                    f"A record in {self._root} could not be written for {_WRITE_TIMEOUT:g} seconds: another process "
-                    "holds its lock. Look for one that is stopped, by SIGSTOP, a debugger or a paused container."
+                    f"The records in {self._root} could not be changed: the lock {file} was not free for "
+                    f"{_WRITE_TIMEOUT:g} seconds. Look for a process that is stopped while it writes (by SIGSTOP, a "
+                    "debugger or a paused container), or a disk that hangs; let it go on, or end it."
                 ) from error
             yield
 
@@ -319,12 +325,16 @@ class FileStore:
             ) from error
 
 
-def _since(mark: Path) -> float:
+def _modified_at(mark: Path) -> float:
     try:
-        # A clock that was wrong once must not put the sweeps off for years.
-        return abs(time.time() - mark.stat().st_mtime)
+        return mark.stat().st_mtime
     except FileNotFoundError:
-        return math.inf
+        return 0.0
+
+
+def _is_past(moment: float, seconds: float) -> bool:
+    # In either direction: a clock that was wrong once must not put the sweeps off for years.
+    return abs(time.time() - moment) >= seconds
 
 
 def _version_at(path: Path) -> str | None:

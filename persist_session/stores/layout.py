@@ -1,11 +1,12 @@
-r"""How records lie on the disk: names of files, and the line that each begins with.
+r"""The layout of records on the disk: names of files, and the line that each begins with.
 
     <root>/<2 hex>/<visitor key>.<name>.pickle     "persist-session 1 <version> <expires at>\n", sealed bytes
     <root>/<2 hex>/<visitor key>.<name>.<n>.aside  set aside, 0 is the newest; modified at: when it expires
     <root>/<2 hex>/<visitor key>.<name>.<...>.tmp  being written; an hour later: left by a killed writer
     <root>/.locks/                                 the locks' files, a fixed number, and the time of the last sweep
 
-The shards have no folders inside: a visitor's names are found by one listing, and nothing is to be made for a new one.
+A shard has no folders inside: one listing finds all names of a visitor, and a new name needs no folder. The key has a
+fixed length, so that names may hold dots.
 
 The first line serves compare-and-swap and expiry, which must work without a key. It is not sealed and need
 not be: whoever can edit it can delete the file as well. The sealed bytes carry version and expiry too.
@@ -31,13 +32,13 @@ LONGEST_FIRST_LINE = 64
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KEY = re.compile(r"[0-9a-f]{64}")
-_FILE = re.compile(r"([0-9a-f]{64})\.(.{1,64})\.(pickle|[0-9]\.aside|[0-9a-f]{16}\.tmp)")
+_FILE = re.compile(rf"({_KEY.pattern})\.({_NAME.pattern})\.(pickle|[0-9]\.aside|[0-9a-f]{{16}}\.tmp)")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _FIRST_LINE = re.compile(rb"persist-session 1 ([0-9a-f]{16}) (-?[0-9]{1,20})\n")
 
 
 def is_name(text: object) -> bool:
-    """Whether this can name a state, its cookie and its folder."""
+    """Tell whether this can name a state, an app, a cookie."""
     # "." and ".." are folders already.
     return isinstance(text, str) and _NAME.fullmatch(text) is not None and text.strip(".") != ""
 
@@ -76,18 +77,18 @@ def names_in(root: Path, key: str) -> list[str]:
 
 
 def asides(path: Path) -> tuple[Path, ...]:
-    """Where set-aside records lie, newest first. Fixed names: finding them needs no listing of the folder."""
+    """The files of set-aside records, newest first. Fixed names: finding them needs no listing of the folder."""
     return tuple(path.with_suffix(f".{n}.aside") for n in range(KEPT_ASIDE))
 
 
 def first_line(version: str, expires_at: float) -> bytes:
-    """What a record's file begins with; the expiry is rounded up to whole seconds.
+    """The line that a record's file begins with; the expiry is rounded up to whole seconds.
 
     Raises:
         ConfigurationError: `version` is not 16 hex characters.
     """
     if not _VERSION.fullmatch(version):
-        raise ConfigurationError("`version` is not 16 hex characters. Make one with record.new_version.")
+        raise ConfigurationError("`version` is not 16 hex characters. Make one with secrets.token_hex(8).")
     return f"persist-session 1 {version} {math.ceil(expires_at)}\n".encode()
 
 
@@ -98,12 +99,12 @@ def parse(content: bytes) -> Stored:
 
 
 def locks_folder(root: Path) -> Path:
-    """Where the locks' files lie."""
+    """The folder of the locks' files."""
     return root / ".locks"
 
 
 def shards(root: Path) -> Iterator[Path]:
-    """The folders that hold records, one after the other."""
+    """The folders that hold records."""
     yield from (folder for folder in root.glob("[0-9a-f][0-9a-f]") if folder.is_dir() and not folder.is_symlink())
 
 
@@ -114,7 +115,10 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 def is_expired(path: Path, now: float) -> bool:
-    """Whether nobody needs the file at this time. One with a damaged first line is kept: it is for `read` to say so."""
+    """Tell whether nobody needs the file at this time.
+
+    A record with a damaged first line is kept: it is for `read` to say so.
+    """
     try:
         if path.suffix == ".pickle":
             with open_regular(path) as file:

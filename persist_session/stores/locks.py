@@ -28,7 +28,7 @@ def file_lock(path: Path, timeout: float) -> Iterator[None]:
 
     Args:
         path: The lock's file, in an existing folder.
-        timeout: Seconds to wait for it; below 0, for ever.
+        timeout: Seconds to wait for it.
 
     Raises:
         LockTimeoutError: Somebody else held it for longer.
@@ -36,10 +36,10 @@ def file_lock(path: Path, timeout: float) -> Iterator[None]:
     """
     threads, processes = _lock_of(path)
     started = time.monotonic()
-    if not threads.acquire(timeout=max(timeout, -1)):
+    if not threads.acquire(timeout=timeout):
         raise lock_timeout(timeout)
     try:
-        rest = timeout if timeout < 0 else max(0.0, timeout - (time.monotonic() - started))
+        rest = max(0.0, timeout - (time.monotonic() - started))
         try:
             processes.acquire(timeout=rest, poll_interval=_POLL_SECONDS)
         except Timeout as error:

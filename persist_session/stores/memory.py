@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from weakref import WeakValueDictionary
 
 from persist_session.stores.base import KEPT_ASIDE, Stored, lock_timeout
 
@@ -15,18 +16,23 @@ from persist_session.stores.base import KEPT_ASIDE, Stored, lock_timeout
 class MemoryStore:
     """Keeps records in a dict; everything is gone when the process ends.
 
+    A tab has one of its own for what no browser knows yet, so an empty one costs next to nothing.
+
     >>> store = MemoryStore()
-    >>> store.write("app-state", "0" * 64, b"sealed", version="0" * 16, based_on=None, expires_at=0.0)
+    >>> store.write("0" * 64, "app-state", b"sealed", version="0" * 16, based_on=None, expires_at=0.0)
     True
-    >>> store.read("app-state", "0" * 64).data
+    >>> store.read("0" * 64, "app-state").data
     b'sealed'
+    >>> store.names("0" * 64)
+    ['app-state']
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: dict[tuple[str, str], Stored] = {}
         self._expiry: dict[tuple[str, str], float] = {}
-        self._locks: dict[tuple[str, str], threading.RLock] = {}
+        # A lock is made for whoever asks first, and gone when nobody holds it or waits for it.
+        self._locks: WeakValueDictionary[tuple[str, str], threading.RLock] = WeakValueDictionary()
         self._swept_at = -math.inf
         # The bytes, and when they expire.
         self._aside: defaultdict[tuple[str, str], deque[tuple[bytes, float]]] = defaultdict(
@@ -48,7 +54,7 @@ class MemoryStore:
         based_on: str | None,
         expires_at: float,
     ) -> bool:
-        """Whether the record was written: only if the one there still has the version `based_on`."""
+        """Write the record if the one there still has the version `based_on`; tell whether it was written."""
         with self._lock:
             found = self._records.get((key, name))
             if (found.version if found else None) != based_on:
@@ -84,7 +90,8 @@ class MemoryStore:
         Raises:
             LockTimeoutError: Somebody else held it for `timeout` seconds.
         """
-        lock = self._locks.setdefault((key, name), threading.RLock())
+        with self._lock:
+            lock = self._locks.setdefault((key, name), threading.RLock())
         if not lock.acquire(timeout=timeout):
             raise lock_timeout(timeout)
         try:
@@ -98,7 +105,11 @@ class MemoryStore:
             return sorted(name for each, name in self._records if each == key)
 
     def begin_sweep(self, *, every: float) -> float | None:
-        """The time of the sweep before, if that is `every` seconds ago; else None."""
+        """Take the turn to sweep if the sweep before is at least `every` seconds ago, in either direction of the clock.
+
+        Returns:
+            The time of the sweep before in unix seconds, 0 for the first sweep; None where it is not the caller's turn.
+        """
         with self._lock:
             before, now = self._swept_at, time.time()
             if abs(now - before) < every:
@@ -107,15 +118,15 @@ class MemoryStore:
             return max(before, 0.0)
 
     def delete_expired(self, *, before: float, pause: float = 0.0) -> int:  # noqa: ARG002 (it takes no time)
-        """Remove what had expired at both times, and return how much that was."""
+        """Remove the records and set-aside ones that had expired both at `before` and now; return their number."""
         with self._lock:
-            now = min(before, time.time())
-            expired = [place for place, expires_at in self._expiry.items() if expires_at < now]
+            at = min(before, time.time())
+            expired = [place for place, expires_at in self._expiry.items() if expires_at < at]
             for place in expired:
                 del self._records[place], self._expiry[place]
             removed = len(expired)
             for place, kept in list(self._aside.items()):
-                rest = [each for each in kept if each[1] >= now]
+                rest = [each for each in kept if each[1] >= at]
                 removed += len(kept) - len(rest)
                 kept.clear()
                 kept.extend(rest)

@@ -1,4 +1,4 @@
-"""Whether other users of this machine can change a folder or read a file.
+"""The trust in folders and files: nobody else may change the one, or read the other.
 
 Judged by owner and mode. On Windows access lists decide instead; they are not judged.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 from persist_session.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MODES_COUNT = sys.platform != "win32"
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -21,7 +19,7 @@ _OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def require_private(folder: Path) -> None:
-    """Nothing, if `folder` is a real folder of ours that nobody else can write.
+    """Refuse `folder` unless it is a real folder of ours that nobody else can write.
 
     Raises:
         ConfigurationError: It is a symlink, no folder, belongs to another user, or others can write it.
@@ -33,11 +31,11 @@ def require_private(folder: Path) -> None:
     _require_folder(folder, status)
     _require_ours(folder, status)
     if _MODES_COUNT and status.st_mode & _WRITABLE_BY_OTHERS:
-        raise ConfigurationError(f"Other users can write the folder {folder}. Run: chmod 700 {folder}")
+        raise ConfigurationError(f"Other users can write the folder {folder}. {_remedy(folder, status, '700')}")
 
 
 def require_not_world_writable(folder: Path) -> None:
-    """Nothing, if `folder` is a folder that not everybody can write. A symlink to one is good.
+    """Refuse `folder` unless it is a folder that not everybody can write. A symlink to one is good.
 
     Raises:
         ConfigurationError: It is no folder, or everybody can write it.
@@ -46,18 +44,16 @@ def require_not_world_writable(folder: Path) -> None:
     status = folder.stat()
     _require_folder(folder, status)
     if _MODES_COUNT and status.st_mode & stat.S_IWOTH:
-        # A folder for temporary files is everybody's, and sticky: to close it would break the machine.
-        remedy = "Choose another folder" if status.st_mode & stat.S_ISVTX else f"Run: chmod o-w {folder}"
-        raise ConfigurationError(f"Everybody can write the folder {folder}. {remedy}.")
+        raise ConfigurationError(f"Everybody can write the folder {folder}. {_remedy(folder, status, 'o-w')}")
 
 
 def is_group_writable(folder: Path) -> bool:
-    """Whether the group of `folder` can write it."""
+    """Tell whether the group of `folder` can write it."""
     return bool(_MODES_COUNT and folder.stat().st_mode & stat.S_IWGRP)
 
 
 def require_private_file(path: Path, status: os.stat_result) -> None:
-    """Nothing, if the open file at `path` with this `fstat` is ours and nobody else can read or write it.
+    """Refuse the open file at `path` with this `fstat` unless it is ours and nobody else can read or write it.
 
     Raises:
         ConfigurationError: It belongs to another user, or is open to others.
@@ -67,6 +63,14 @@ def require_private_file(path: Path, status: os.stat_result) -> None:
         raise ConfigurationError(
             f"Other users can read or write {path}. If they may have, delete it, else run: chmod 600 {path}"
         )
+
+
+def _remedy(folder: Path, status: os.stat_result, mode: str) -> str:
+    # A folder for everybody's temporary files is sticky, as a rule: to close it would break the machine.
+    is_shared = status.st_mode & stat.S_ISVTX and status.st_mode & stat.S_IWOTH
+    if is_shared or folder == Path(tempfile.gettempdir()):
+        return "It is for everybody's temporary files: choose another folder, or one of your own in it."
+    return f"Run: chmod {mode} {folder}"
 
 
 def _require_folder(folder: Path, status: os.stat_result) -> None:

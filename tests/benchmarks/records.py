@@ -1,4 +1,4 @@
-"""What the number of records in the store costs a run, and what a sweep does: `python -m tests.benchmarks.records`.
+"""The cost of many records in the store for a run, and of a sweep: `python -m tests.benchmarks.records`.
 
 Two servers of one app, whose visitors take turns: one with 100 records in its store, one with RECORDS of them (default
 1,000,000; they take 4 KiB each of the disk while it runs). Half of them have expired. Then the server of the many
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from persist_session.keys import derive
-from persist_session.pickling import dumps
-from persist_session.record import Record, new_lineage, new_version, seal
-from persist_session.snapshot import pack
+from persist_session.objects.pickling import dumps
+from persist_session.objects.schema import pack
+from persist_session.records import Record, new_mark, seal
+from persist_session.stores import SWEEP_EVERY, FileStore
 from persist_session.stores.layout import files, first_line, locks_folder, record_path, shards
 from tests.support import AppServer, Visitor, write_app
 
@@ -31,6 +32,7 @@ FEW = 100
 RUNS = 200
 SHARDS = 256
 SECRET = "k" * 32
+NAME = "app-state"
 RESTS = 0.1
 """Seconds between two runs of the visitor."""
 
@@ -61,14 +63,13 @@ Row = dict[str, Any]
 def fill_shard(root: Path, shard: int, records: int) -> None:
     """Puts other visitors' records into one folder of the store; every other one has expired."""
     keys, payload, now = derive([SECRET]), pack(dumps({"messages": ["message"] * 20}), dict), time.time()
-    (root / "app-state").mkdir(mode=0o700, parents=True, exist_ok=True)
-    (root / "app-state" / f"{shard:02x}").mkdir(mode=0o700)
+    (root / f"{shard:02x}").mkdir(mode=0o700, parents=True)
     for number in range(records):
         key = f"{shard:02x}{secrets.token_hex(31)}"
-        expires_at = now - 3600 if number % 2 else now + 30 * 24 * 3600
-        record = Record(payload, new_version(), new_lineage(), expires_at - 30 * 24 * 3600, expires_at)
-        with record_path(root, "app-state", key).open("xb") as file:
-            file.write(first_line(record.version, expires_at) + seal(key, record, keys))
+        expires_at = now - 2 * SWEEP_EVERY if number % 2 else now + 30 * 24 * 3600
+        record = Record(payload, new_mark(), new_mark(), expires_at - 30 * 24 * 3600, expires_at)
+        with record_path(root, key, NAME).open("xb") as file:
+            file.write(first_line(record.version, expires_at) + seal(key, NAME, record, keys))
 
 
 def fill(root: Path, records: int) -> None:
@@ -77,35 +78,42 @@ def fill(root: Path, records: int) -> None:
     with ProcessPoolExecutor() as pool:
         list(pool.map(fill_shard, [root] * SHARDS, range(SHARDS), counts))
     locks_folder(root).mkdir(mode=0o700)
-    (locks_folder(root) / "swept").touch(mode=0o600)  # no sweep before we want one
+    swept(root, ago=0.0)  # no sweep before we want one
     os.sync()
 
 
+def swept(root: Path, ago: float) -> None:
+    """Notes that the last sweep was so many seconds ago."""
+    mark, moment = locks_folder(root) / "swept", time.time() - ago
+    mark.touch(mode=0o600)
+    os.utime(mark, (moment, moment))
+
+
 def count(root: Path) -> int:
-    """How many records the store has."""
+    """Counts the records in the store."""
     return sum(1 for folder in shards(root) for _ in files(folder))
 
 
 def serve(folder: Path, store: Path) -> AppServer:
-    """A server of the app, with this store."""
+    """Starts a server of the app, with this store."""
     environment = {"PERSIST_SESSION_STORE": store.as_uri(), "PERSIST_SESSION_SECRET_KEYS": SECRET}
     return AppServer(write_app(folder, APP), env=environment)
 
 
 def come_back(server: AppServer) -> Visitor:
-    """A visitor whose browser has the cookie."""
+    """Returns a visitor whose browser has the cookie."""
     return Visitor(server.url).rerun().reload()
 
 
 def one_run(tab: Visitor) -> Row:
-    """What the app measured in another run of the tab."""
+    """Reruns the tab, and returns the app's figures of that run."""
     tab.rerun()
     row: Row = json.loads(next(text for text in tab.texts() if text.startswith("{")))
     return row
 
 
 def show(title: str, rows: list[Row], peers: list[Row]) -> None:
-    """One line of ratios: of the medians, and of what nineteen in twenty runs keep below."""
+    """Prints a line of ratios: of the medians, and of the times that nineteen in twenty runs keep below."""
     for kind in ("unchanged", "changed"):
         one, other = ([row[kind] for row in each] for each in (rows, peers))
         high, peer_high = (statistics.quantiles(each, n=20)[-1] for each in (one, other))
@@ -118,7 +126,7 @@ def show(title: str, rows: list[Row], peers: list[Row]) -> None:
 
 
 def compare(folder: Path, few: Path, many: Path) -> None:
-    """Prints what a run costs with many records, against one with few."""
+    """Prints the cost of a run with many records, against one with few."""
     with serve(folder / "few", few) as one, serve(folder / "many", many) as other:
         tabs = [come_back(server) for server in (one, other)]
         rows: tuple[list[Row], list[Row]] = [], []
@@ -126,12 +134,26 @@ def compare(folder: Path, few: Path, many: Path) -> None:
             for tab, taken in zip(tabs, rows, strict=True):
                 taken.append(one_run(tab))
     show(f"{RECORDS} records / {FEW} records", rows[1], rows[0])
+    times = [statistics.median(timed_names(root) for _ in range(RUNS)) for root in (few, many)]
+    print(
+        f"{'names() of a visitor':47} median {times[1] / times[0]:5.2f}   ({times[1] * 1000:.2f} ms against "
+        f"{times[0] * 1000:.2f} ms: one listing of a shard)",
+        flush=True,
+    )
+
+
+def timed_names(root: Path) -> float:
+    """Returns the seconds that it takes to find a visitor's names."""
+    store, key = FileStore(root), next(files(root / "00")).name[:64]
+    started = time.perf_counter()
+    store.names(key)
+    return time.perf_counter() - started
 
 
 def sweep(folder: Path, few: Path, many: Path) -> None:
-    """Prints what a run costs during a sweep, against one after it and one elsewhere, and how the sweep went."""
+    """Prints the cost of a run during a sweep, against one after it and one elsewhere, and how the sweep went."""
     before = count(many)
-    (locks_folder(many) / "swept").unlink()
+    swept(many, ago=SWEEP_EVERY + 60)
     with serve(folder / "elsewhere", few) as other, serve(folder / "sweep", many) as server:
         peer, tab = come_back(other), come_back(server)
         started = time.monotonic()

@@ -25,11 +25,11 @@ _package.__path__ = [str(Path(__file__).parents[2] / "persist_session")]
 sys.modules["persist_session"] = _package
 
 from persist_session.keys import derive  # noqa: E402 (after the stand-in)
-from persist_session.live import Caller  # noqa: E402 (after the stand-in)
-from persist_session.place import Place  # noqa: E402 (after the stand-in)
+from persist_session.objects.classes import View  # noqa: E402 (after the stand-in)
+from persist_session.objects.live import Caller  # noqa: E402 (after the stand-in)
+from persist_session.records import Home, Kind  # noqa: E402 (after the stand-in)
 from persist_session.stores import FileStore  # noqa: E402 (after the stand-in)
-from persist_session.transaction import Options, catch_up, commit, load, unsaved  # noqa: E402 (after the stand-in)
-from persist_session.view import View  # noqa: E402 (after the stand-in)
+from persist_session.transaction import Options, Transaction  # noqa: E402 (after the stand-in)
 
 OPTIONS = Options(max_age=3600, max_bytes=1 << 20)
 
@@ -43,8 +43,8 @@ class _Recording(FileStore):
 
     based_on: str | None = None
 
-    def write(self, name: str, key: str, data: bytes, **options: Any) -> bool:
-        written = super().write(name, key, data, **options)
+    def write(self, key: str, name: str, data: bytes, **options: Any) -> bool:
+        written = super().write(key, name, data, **options)
         if written:
             self.based_on = options["based_on"]
         return written
@@ -73,24 +73,24 @@ def main(mode: str, root: str, field: str, count: str) -> None:
     logging.getLogger("persist_session").addHandler(warned)
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     store, run = _Recording(root), _Run()
-    place = Place(store, derive(["k" * 32]), "app-state", "a" * 64)
+    home = Home(Kind.BROWSER, store, derive(["k" * 32]), "a" * 64, "app-state")
     caller = Caller(View((), dict), dict, weakref.ref(run))
+    transaction = Transaction(home, home)
     _say("ready")
     sys.stdin.readline()
-    live, saved = load(place, caller, OPTIONS)
-    live = live or unsaved({}, caller, place.name)
     for _ in range(int(count)):
         if stopped:
             break
-        with contextlib.nullcontext() if mode == "plain" else place.lock(60):
-            saved = catch_up(live, place, saved, OPTIONS)
-            saw = live.obj.get(field, 0)
-            live.obj[field] = saw + 1
+        with contextlib.nullcontext() if mode == "plain" else home.lock(60):
+            state = transaction.begin(caller, OPTIONS)
+            saw = state.get(field, 0)
+            state[field] = saw + 1
             if mode == "hold":
                 _say("held")
                 signal.pause()
-            saved = commit(live, place, saved, OPTIONS)
-        report = {"saw": saw, "wrote": live.obj[field], "version": saved.version, "based_on": store.based_on}
+            transaction.commit(OPTIONS)
+        version = transaction.saved.version
+        report = {"saw": saw, "wrote": state[field], "version": version, "based_on": store.based_on}
         _say(json.dumps(report | {"warnings": warned.messages}))
         warned.messages = []
 

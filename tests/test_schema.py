@@ -1,8 +1,9 @@
-"""Shapes: equal while a class's code is, another once it changes; and what an older object gets from a grown class."""
+"""Shapes: equal while a class's code is; what a grown class gives an older object; payloads that hold both."""
 
 from __future__ import annotations
 
 import gc
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -10,10 +11,12 @@ import weakref
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from persist_session.pickling import dumps
-from persist_session.shape import FACTORY, changed, fill, shape, shapes
-from persist_session.view import UnrestorableError
+from persist_session.objects.classes import UnrestorableError
+from persist_session.objects.pickling import dumps
+from persist_session.objects.schema import FACTORY, changed, fill, pack, restore, shape, shapes
 from support.script import ScriptRun
 
 BASE = """
@@ -31,19 +34,19 @@ class State:
 
 
 def state(source: str = BASE) -> Any:
-    """Return the class of a run of its own."""
+    """The class of a run of its own."""
     return ScriptRun(source).State
 
 
-def test_the_same_code_has_the_same_shape_in_every_run() -> None:
+def test_every_run_has_one_shape() -> None:
     """Another visitor's class is no change."""
     assert shape(state()) == shape(state())
 
 
-def test_the_same_code_has_the_same_shape_in_every_process() -> None:
+def test_every_process_has_one_shape() -> None:
     """A restart, with another order of sets and dicts, is no change."""
     program = (
-        f"from persist_session.shape import shape\nnames = {{'__name__': '__main__'}}\nexec({BASE!r}, names)\n"
+        f"from persist_session.objects.schema import shape\nnames = {{'__name__': '__main__'}}\nexec({BASE!r}, names)\n"
         "print(shape(names['State']), shape(names['State'].act))"
     )
     printed = {
@@ -72,18 +75,18 @@ def test_the_same_code_has_the_same_shape_in_every_process() -> None:
         ("class State:", "@dataclass\nclass State:\n    new: int = 1"),
     ],
 )
-def test_a_change_of_what_may_set_an_attribute_is_seen(change: tuple[str, str]) -> None:
+def test_what_may_set_attributes_is_seen(change: tuple[str, str]) -> None:
     """In methods, functions inside of them, bases, annotations and fields."""
     assert change[0] in BASE
     assert shape(state(BASE.replace(*change))) != shape(state())
 
 
-def test_a_change_that_can_set_no_attribute_is_none() -> None:
+def test_other_changes_are_none() -> None:
     """A number, a comment, an empty line."""
     assert shape(state(BASE.replace("count = 0", "count = 7  # seven\n"))) == shape(state())
 
 
-def test_using_a_class_does_not_change_its_shape() -> None:
+def test_use_does_not_change_a_shape() -> None:
     """Python and pydantic note things in a class when it is first used."""
     run = ScriptRun("""
         import abc, functools, pickle, pydantic
@@ -146,14 +149,14 @@ def test_using_a_class_does_not_change_its_shape() -> None:
         """,
     ],
 )
-def test_code_behind_a_wrapper_has_a_shape(source: str) -> None:
-    """Of functions that wrap another, of class methods, of properties."""
+def test_wrapped_code_has_a_shape(source: str) -> None:
+    """That of functions that wrap another, of class methods, of properties."""
     source = "import functools\n" + textwrap.dedent(source)
     old, same, new = ScriptRun(source), ScriptRun(source), ScriptRun(source.replace(".a =", ".b ="))
     assert shape(old.State) == shape(same.State) != shape(new.State)
 
 
-def test_functions_and_other_factories_have_shapes() -> None:
+def test_factories_have_shapes() -> None:
     """A lambda's changes with its code; what has no code has one and the same."""
     run = ScriptRun("""
         import functools
@@ -176,8 +179,8 @@ def test_a_shape_does_not_keep_its_class() -> None:
     assert gone() is None
 
 
-def test_changed_names_the_classes_and_the_factory_that_changed() -> None:
-    """And a class that is gone is an UnrestorableError."""
+def test_what_changed_is_named() -> None:
+    """The classes, and the factory; a class that is gone is an UnrestorableError."""
     source = "class A: pass\nclass B: pass\ndef make(): ..."
     old, new = ScriptRun(source), ScriptRun("class A: pass\nclass B:\n    new = 1\ndef make(): return A()")
     saved = shapes(dumps([old.A, old.B]).references, old.make)
@@ -190,30 +193,34 @@ def test_changed_names_the_classes_and_the_factory_that_changed() -> None:
 # --- what a class gained
 
 
+def loaded(payload: bytes, run: ScriptRun, factory: Any) -> Any:
+    """The state with what its classes gained, as a load makes it."""
+    obj, grown = restore(payload, run.view(factory), factory)
+    if grown:
+        fill(obj, grown, factory)
+    return obj
+
+
 def restored(old: str, new: str, *, calls: list[int] | None = None) -> Any:
-    """Return the old source's state in the new source's class, filled."""
+    """The old source's state in the new source's class, filled; the factory itself is one that did not change."""
     before, after = ScriptRun(old), ScriptRun(new)
-    data, saved = dumps(before.State()), shapes(dumps(before.State()).references, before.State)
 
     def factory() -> Any:
         if calls is not None:
             calls.append(1)
         return after.State()
 
-    obj = after.load(data.data)
-    saved[FACTORY] = shape(factory)
-    fill(obj, changed(saved, after.view(), factory), factory)
-    return obj
+    return loaded(pack(dumps(before.State()), factory), after, factory)
 
 
-def test_an_attribute_set_in_init_comes_from_the_factory() -> None:
+def test_the_factory_gives_new_attributes() -> None:
     """The others stay as they were."""
     old = "class State:\n    def __init__(self): self.count = 5"
     obj = restored(old, "class State:\n    def __init__(self): self.count = 0; self.new = [1]")
     assert (obj.count, obj.new) == (5, [1])
 
 
-def test_a_state_with_slots_gets_its_new_slot() -> None:
+def test_a_state_gets_its_new_slot() -> None:
     """Slots hold attributes, too."""
     old = "class State:\n    __slots__ = 'a'\n    def __init__(self): self.a = 5"
     obj = restored(old, "class State:\n    __slots__ = 'a', 'b'\n    def __init__(self): self.a = self.b = 1")
@@ -221,7 +228,7 @@ def test_a_state_with_slots_gets_its_new_slot() -> None:
 
 
 @pytest.mark.parametrize("options", ["", "slots=True", "frozen=True", "frozen=True, slots=True"])
-def test_a_dataclass_inside_gets_the_defaults_of_its_new_fields(options: str) -> None:
+def test_inner_dataclasses_get_new_fields(options: str) -> None:
     """Fields with a default, a default factory, or none: then it stays unset. The state's factory is not called."""
     source = f"""
 from dataclasses import dataclass, field
@@ -243,15 +250,15 @@ class State:
     assert calls == []
 
 
-def test_a_pydantic_state_gets_its_new_field() -> None:
-    """From the factory."""
+def test_a_pydantic_state_is_filled() -> None:
+    """Its new field comes from the factory."""
     source = "import pydantic\nclass State(pydantic.BaseModel):\n    a: int = 1\n"
     obj = restored(source, source + "    b: list[int] = [3]\n")
     assert obj.model_dump() == {"a": 1, "b": [3]}
 
 
-def test_a_pydantic_model_inside_gets_the_defaults_of_its_new_fields() -> None:
-    """As a dataclass does."""
+def test_inner_pydantic_models_are_filled() -> None:
+    """By the defaults of their new fields, as dataclasses are."""
     source = """
 import pydantic
 class Item(pydantic.BaseModel):
@@ -264,14 +271,14 @@ class State:
     assert obj.item.model_dump() == {"a": 1, "b": [3]}
 
 
-def test_the_factory_is_not_asked_where_nothing_changed() -> None:
+def test_an_unneeded_factory_is_not_asked() -> None:
     """It may be slow, or count."""
     calls: list[int] = []
     restored(BASE, BASE, calls=calls)
     assert calls == []
 
 
-def test_a_factory_that_makes_something_else_by_now_fills_nothing() -> None:
+def test_another_factory_fills_nothing() -> None:
     """Attributes of another class are none of this one's."""
     old = ScriptRun("class State: pass")
     obj = old.State()
@@ -280,7 +287,7 @@ def test_a_factory_that_makes_something_else_by_now_fills_nothing() -> None:
     assert vars(obj) == {}
 
 
-def test_an_attribute_that_is_there_is_never_touched() -> None:
+def test_old_attributes_are_never_touched() -> None:
     """Not even where it is a property of the class."""
     run = ScriptRun("""
         class State:
@@ -291,3 +298,56 @@ def test_an_attribute_that_is_there_is_never_touched() -> None:
     obj.a = 2
     fill(obj, {FACTORY}, run.State)
     assert (obj.a, obj.shown) == (2, 5)
+
+
+# --- payloads
+
+OLD = """
+class Item: pass
+class State:
+    def __init__(self):
+        self.items = [Item()]
+"""
+NEW = OLD + "        self.new = 1\n"
+
+
+@settings(max_examples=50)
+@given(st.recursive(st.one_of(st.none(), st.integers(), st.text(), st.binary()), st.lists))
+def test_what_was_packed_is_restored(value: Any) -> None:
+    """Whatever the pickle holds, also bytes that look like another pickle's."""
+    run = ScriptRun(OLD)
+    assert loaded(pack(dumps([value]), list), run, list) == [value]
+
+
+def test_the_pickle_stays_whole() -> None:
+    """The shapes of all classes come first, and the pickle behind them as it was."""
+    run = ScriptRun(OLD)
+    pickled = dumps(run.State())
+    payload = pack(pickled, run.State)
+    assert payload.endswith(pickled.data)
+    assert set(pickle.loads(payload)) == {("__main__", "State"), ("__main__", "Item"), FACTORY}
+
+
+def test_another_run_restores_its_own() -> None:
+    """The state and all that is in it are of the classes that this run sees."""
+    old, new = ScriptRun(OLD), ScriptRun(OLD)
+    obj = loaded(pack(dumps(old.State()), old.State), new, new.State)
+    assert type(obj) is new.State
+    assert type(obj.items[0]) is new.Item
+
+
+def test_an_older_state_keeps_its_own() -> None:
+    """It gets what its class gained beside it."""
+    old, new = ScriptRun(OLD), ScriptRun(NEW)
+    state = old.State()
+    state.items.append(old.Item())
+    obj = loaded(pack(dumps(state), old.State), new, new.State)
+    assert (len(obj.items), obj.new) == (2, 1)
+
+
+@pytest.mark.parametrize("source", ["", "class State: pass", "class Item: pass"])
+def test_a_missing_class_is_unrestorable(source: str) -> None:
+    """Whichever of them it is."""
+    old = ScriptRun(OLD)
+    with pytest.raises(UnrestorableError):
+        restore(pack(dumps(old.State()), dict), ScriptRun(source).view(), dict)
