@@ -17,6 +17,7 @@ from persist_session import settings as settings_module
 from persist_session.browser.identity import Identity
 from persist_session.errors import ConfigurationError, PersistSessionError, StateConflictError, StoreError
 from persist_session.keys import Keys
+from persist_session.moving import move
 from persist_session.objects.classes import name_of
 from persist_session.objects.live import Caller, Live
 from persist_session.objects.pickling import UnpicklableError
@@ -143,10 +144,10 @@ class Kept:
         """Brings the state to the home that it is to have by now, with what is in it; a user's stays where it is.
 
         Raises:
-            PersistSessionError: See `Transaction.move`.
+            PersistSessionError: See `moving.move`.
         """
         if home != self.wanted:
-            self.transaction.move(home, caller, self.terms.options)
+            move(self.transaction, home, caller, self.terms.options)
             self.wanted = home
 
     def leave_user(self, home: Home, options: Options) -> None:
@@ -356,7 +357,7 @@ class Tab:
         browser = self._in_browser(kept.name, settings)
         if home.kind is Kind.USER and browser is not None and kept.brought != browser:
             if kept.wanted != browser:
-                Transaction(browser, self.home(kept.name)).move(home, caller, kept.terms.options)
+                move(Transaction(browser, self.home(kept.name)), home, caller, kept.terms.options)
             kept.brought = browser
 
     def _recognize(self, settings: Settings) -> None:

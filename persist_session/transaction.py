@@ -1,15 +1,11 @@
-"""Begins, commits, discards and moves a transaction: the way between the live object and its record. No Streamlit."""
+"""Begins, commits and discards a transaction: the way between the live object and its record. No Streamlit."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from persist_session.errors import (
-    ConfigurationError,
-    StateConflictError,
     StateError,
     StateTooLargeError,
     StoreError,
@@ -18,41 +14,16 @@ from persist_session.errors import (
 )
 from persist_session.objects.classes import UnrestorableError, unwrapped
 from persist_session.objects.live import Caller, Live
-from persist_session.objects.merge import merge
 from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, find_unloadable, is_loadable, loads
-from persist_session.objects.sameness import same
-from persist_session.objects.schema import fill, pack, restore
+from persist_session.objects.schema import pack
+from persist_session.reconcile import ClearedError, MovedError, OnConflict, Options, catch_up, restored
 from persist_session.records import Absence, Home, Kind, Saved
+
+__all__ = ["OnConflict", "Options", "Transaction", "unpicklable"]
 
 _log = logging.getLogger(__name__)
 
 _RETRIES = 100
-
-OnConflict = Literal["merge", "overwrite", "raise"] | Callable[[Any, Any, Any], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of a state's last load.
-
-    Attributes:
-        max_age: Seconds until a state that nobody visits expires.
-        max_bytes: The largest pickle.
-    """
-
-    max_age: float
-    max_bytes: int
-    on_error: Literal["discard", "commit"] = "discard"
-    on_unloadable: Literal["raise", "fresh"] = "raise"
-    on_conflict: OnConflict = "merge"
-
-
-class _ClearedError(Exception):
-    """The record is gone: another tab cleared it, or it has expired. A late save must not bring it back."""
-
-
-class _MovedError(Exception):
-    """Another tab logged in and took the state along: this tab's goes on as its own."""
 
 
 class Transaction:
@@ -62,6 +33,7 @@ class Transaction:
         home: The place of the record.
         live: The live object; None before the first load, and after it was cleared or thrown away.
         saved: The record that the object is based on.
+        origin: The pickle that a state in the tab's memory began with; None elsewhere.
     """
 
     def __init__(self, home: Home, own: Home) -> None:
@@ -69,7 +41,7 @@ class Transaction:
         self.live: Live | None = None
         self.saved = Saved()
         self._own = own
-        self._origin: bytes | None = None
+        self.origin: bytes | None = None
 
     def begin(self, caller: Caller, options: Options) -> Any:
         """The live object, loaded if it has to be, in the classes that the caller sees.
@@ -83,13 +55,13 @@ class Transaction:
         for _ in range(_RETRIES):
             try:
                 return self._begin(caller, options)
-            except _ClearedError:
+            except ClearedError:
                 self._let_go()
-            except _MovedError:
+            except MovedError:
                 self._stay_behind()
             except UnpicklableError as error:
                 self.live = None
-                raise _unpicklable(error, self.home.name) from error
+                raise unpicklable(error, self.home.name) from error
             except UnrestorableError as error:
                 live, self.live = self.live, None
                 raise _stuck(live, self.home.name, error) from error
@@ -105,9 +77,9 @@ class Transaction:
             self.live = self._load(caller, options) or self._fresh(caller)
         self.live.bring_over(caller)
         if self.home.version() != self.saved.version:
-            self._catch_up(self.live, options)
+            self.saved = catch_up(self.live, self.home, self.saved, options)
         if self.saved.is_expired:
-            raise _ClearedError
+            raise ClearedError
         if self.saved.is_aging(options.max_age):
             self.saved = self.home.renew(self.saved, options.max_age)
         return self.live.obj
@@ -116,11 +88,11 @@ class Transaction:
         payload, self.saved = self.home.read(options.max_age)
         if isinstance(payload, Absence):
             return None
-        live = _restored(payload, self.saved, self.home, caller, options)
+        live = restored(payload, self.saved, self.home, caller, options)
         if live is None:
             self.saved = Saved()
-        elif self._origin is not None:
-            live.rebase(self._origin)
+        elif self.origin is not None:
+            live.rebase(self.origin)
         return live
 
     def _fresh(self, caller: Caller) -> Live:
@@ -129,18 +101,18 @@ class Transaction:
             # What a function hands out may be shared, like a dict of defaults: one visitor's object is never another's.
             obj = loads(dumps(obj).data, caller.view)
         live = Live(obj, caller)
-        self._origin = live.base if self.home.kind is Kind.TAB else None
+        self.origin = live.base if self.home.kind is Kind.TAB else None
         return live
 
     def _let_go(self) -> None:
         _log.info("The state %r was cleared elsewhere, or has expired: this tab's is not saved.", self.home.name)
-        self.live, self.saved, self._origin = None, Saved(), None
+        self.live, self.saved, self.origin = None, Saved(), None
 
     def _stay_behind(self) -> None:
         """Goes on in the tab: another tab of the browser has logged in, and taken the record along."""
         self.home, self.saved = self._own, Saved()
         if self.live is not None:
-            self._origin = self.live.base
+            self.origin = self.live.base
 
     def commit(self, options: Options, *, creates: bool = True) -> None:
         """Saves the live object if it changed.
@@ -159,12 +131,12 @@ class Transaction:
             try:
                 if self._commit(self.live, options, creates=creates):
                     return
-            except _ClearedError:
+            except ClearedError:
                 self._let_go()
-            except _MovedError:
+            except MovedError:
                 self._stay_behind()
             except UnpicklableError as error:
-                raise _unpicklable(error, self.home.name) from error
+                raise unpicklable(error, self.home.name) from error
         raise _restless(self.home)
 
     def _commit(self, live: Live, options: Options, *, creates: bool) -> bool:
@@ -177,7 +149,7 @@ class Transaction:
         _check(pickled, live, self.home.name, options)
         written = self.home.write(pack(pickled, live.caller.factory), self.saved, options.max_age)
         if written is None:
-            self._catch_up(live, options, is_entry=False)
+            self.saved = catch_up(live, self.home, self.saved, options, is_entry=False)
             return False
         live.note_saved(pickled)
         self.saved = written
@@ -216,7 +188,7 @@ class Transaction:
             self.live.bring_over(caller)
             self.live.replace(obj)
         except UnpicklableError as error:
-            raise _unpicklable(error, self.home.name) from error
+            raise unpicklable(error, self.home.name) from error
         except UnrestorableError as error:
             raise _unloadable(obj, self.home.name, self.live, error) from error
 
@@ -224,6 +196,29 @@ class Transaction:
         """Merges in the changes of earlier objects: in a callback, no entry of this run has heard them."""
         if self.live is not None:
             self.live.absorb()
+
+    def current(self, caller: Caller, options: Options) -> Live | None:
+        """The live object as the record has it by now, loaded if it has to be; None if there is none.
+
+        Raises:
+            PersistSessionError: See `begin`.
+        """
+        try:
+            if self.live is None:
+                self.live = self._load(caller, options)
+            elif self.home.version() != self.saved.version:
+                self.saved = catch_up(self.live, self.home, self.saved, options)
+        except ClearedError:
+            self._let_go()
+        except MovedError:
+            self._stay_behind()
+        if self.saved.is_expired:
+            self._let_go()
+        return self.live
+
+    def settle(self, home: Home, *, origin: bytes | None = None) -> None:
+        """Goes on in a home of which nothing is known yet."""
+        self.home, self.saved, self.origin = home, Saved(), origin
 
     def clear(self, home: Home) -> None:
         """Deletes the record; the next load starts fresh, in this home.
@@ -234,204 +229,8 @@ class Transaction:
         self.home.delete()
         if home != self.home:
             home.delete()
-        self.home, self.live, self.saved, self._origin = home, None, Saved(), None
-
-    # Moving
-
-    def move(self, home: Home, caller: Caller, options: Options) -> None:
-        """Goes on in another home, with what is here.
-
-        Raises:
-            StateConflictError: Both homes have a state, and `on_conflict` is "raise"; the error holds the one that is
-                gone from here.
-            PersistSessionError: See `begin`; the next run tries again.
-        """
-        if home == self.home:
-            return
-        try:
-            self._move(home, caller, options)
-        except UnpicklableError as error:
-            self.live = None
-            raise _unpicklable(error, self.home.name) from error
-        except UnrestorableError as error:
-            self.live = None
-            _log.info("The state %r is not moved, since it can't be loaded: %s", self.home.name, error)
-            self.home, self.saved, self._origin = home, Saved(), None
-
-    def _move(self, home: Home, caller: Caller, options: Options) -> None:
-        live = self._current(caller, options)
-        source, left = self.home, self.saved
-        if live is None or (live.change() is None and self._origin == live.base and home.kind is not Kind.TAB):
-            # Nothing was done here: the object becomes what the other home has, at the next load.
-            self.home, self.saved, self._origin = home, Saved(), None
-            return
-        moved = live.pickled().data
-        live.rebase(self._origin or dumps(caller.factory()).data)
-        self.home, self.saved = home, Saved()
-        if home.kind is Kind.TAB:
-            self._origin = live.base
-            source.delete()
-            return
-        self._origin = None
-        self._arrive(live, source, left, options)
-        self._leave(source, left, moved, options)
-
-    def _current(self, caller: Caller, options: Options) -> Live | None:
-        """The live object as this home has it by now, loaded if it has to be; None if there is none."""
-        try:
-            if self.live is None:
-                self.live = self._load(caller, options)
-            elif self.home.version() != self.saved.version:
-                self._catch_up(self.live, options)
-        except _ClearedError:
-            self._let_go()
-        except _MovedError:
-            self._stay_behind()
-        if self.saved.is_expired:
-            self._let_go()
-        return self.live
-
-    def _arrive(self, live: Live, source: Home, left: Saved, options: Options) -> None:
-        is_late = self.home.kind is Kind.BROWSER or options.on_conflict == "merge"
-        try:
-            if self.home.version() is not None:
-                self._catch_up(live, options, is_entry=is_late)
-            self.commit(options)
-        except (StoreError, UnloadableStateError):
-            self.home, self.saved = source, left
-            raise  # the next run tries again
-        except StateError as error:  # nobody is to meet the same error at every run
-            self.live = None
-            if isinstance(error, StateConflictError):
-                source.delete()  # the error holds it
-            elif left.version is not None:
-                source.set_aside(left.version, options.max_age)
-            raise
-
-    def _leave(self, source: Home, left: Saved, moved: bytes, options: Options) -> None:
-        """Leaves a mark in the old home; what another tab saved there meanwhile comes along, too."""
-        if source.kind is Kind.TAB:
-            source.delete()
-            return
-        while left.version is not None and not source.leave(left, options.max_age):
-            live = self.live
-            payload, left = source.read(options.max_age)
-            if isinstance(payload, Absence) or live is None:
-                return
-            theirs = _restored(payload, left, source, live.caller, options)
-            if theirs is None:
-                return
-            obj, _ = merge(loads(moved, live.caller.view), live.obj, theirs.obj)
-            live.settle(obj, live.base)
-            moved = theirs.base
-            self.commit(options)
-
-    # Catching up
-
-    def _catch_up(self, live: Live, options: Options, *, is_entry: bool = True) -> None:
-        """Merges in what another tab or process saved meanwhile.
-
-        Args:
-            live: The live object.
-            options: How the state is kept.
-            is_entry: Whether a block is entered, not left: a record that is found only then has the better values.
-
-        Raises:
-            _ClearedError: The record was deleted since it was loaded, or has expired.
-            _MovedError: The state was moved to a user.
-            StoreError: The store failed.
-            UnloadableStateError: The record can't be loaded, or not be merged.
-            StateConflictError: Both sides changed, and `on_conflict` is "raise".
-        """
-        payload, found = self.home.read(options.max_age)
-        if payload is Absence.BROKEN:
-            # The next write heals it; that is no reason to let go elsewhere.
-            self.saved = replace(found, lineage=self.saved.lineage)
-            return
-        if payload is Absence.MOVED and self.saved.lineage == found.lineage:
-            raise _MovedError
-        if self.saved.lineage is not None and (isinstance(payload, Absence) or self.saved.lineage != found.lineage):
-            raise _ClearedError
-        if isinstance(payload, Absence):
-            self.saved = Saved(version=found.version)
-            return
-        if found.version == self.saved.version:
-            return
-        theirs = _restored(payload, found, self.home, live.caller, options)
-        if theirs is None:
-            self.saved = Saved()
-            return
-        is_late = is_entry and self.saved.version is None
-        if live.change() is None:
-            live.follow(theirs)
-        else:
-            self._settle(live, theirs, options, is_late=is_late)
-        self.saved = found
-
-    def _settle(self, live: Live, theirs: Live, options: Options, *, is_late: bool) -> None:
-        """Makes one state of two changed ones: as `on_conflict` says; if the record is known only now, theirs first.
-
-        What was done to a fresh state, often by the script's own first lines, is no reason to lose a saved value.
-        """
-        name = self.home.name
-        decide = options.on_conflict
-        try:
-            if decide == "merge" or is_late:
-                said = (
-                    "before the saved state was known: the saved value stays"
-                    if is_late
-                    else "elsewhere too: the later change stays"
-                )
-                for field in live.merge(theirs, theirs_win=is_late):
-                    _log.warning("State %r: %s was changed %s.", name, field, said)
-            elif decide == "overwrite" or same(live.base_object(), theirs.obj):  # the same, though renewed
-                live.settle(live.obj, theirs.base)
-            elif decide == "raise":
-                raise _conflict(name, live, theirs)
-            else:
-                live.settle(_decided(decide(live.base_object(), live.obj, theirs.obj), live.obj, name), theirs.base)
-        except (UnpicklableError, UnrestorableError) as error:
-            raise UnloadableStateError(
-                f"The state {name!r} was changed elsewhere at the same time, and the two can't be merged: {error}. "
-                "Reload the page; this side's change is not saved.",
-                name=name,
-            ) from error
-
-
-def _conflict(name: str, live: Live, theirs: Live) -> StateConflictError:
-    return StateConflictError(
-        f"The state {name!r} was changed elsewhere at the same time; this side's change is not saved. Load it "
-        'again and repeat the change, or choose another on_conflict than "raise".',
-        name=name,
-        base=live.base_object(),
-        mine=live.obj,
-        theirs=theirs.obj,
-    )
-
-
-def _decided(obj: Any, mine: Any, name: str) -> Any:
-    if obj is None and mine is not None:
-        raise ConfigurationError(f"on_conflict of the state {name!r} returned None; return the state that is to be.")
-    return obj
-
-
-def _restored(payload: bytes, saved: Saved, home: Home, caller: Caller, options: Options) -> Live | None:
-    try:
-        obj, grown = restore(payload, caller.view, caller.factory)
-    except UnrestorableError as error:
-        if options.on_unloadable == "raise":
-            raise UnloadableStateError(
-                f"The saved state {home.name!r} can't be loaded: {error}. Its record {home.key[:8]} stays as it is. "
-                "Bring back what is missing (a class under its old name and in its old place, a member of an enum, the "
-                'slots that it had), or pass on_unloadable="fresh" to go on with a fresh state.',
-                name=home.name,
-            ) from error
-        _log.warning("The saved state %r can't be loaded (%s): it is set aside.", home.name, error)
-        home.set_aside(saved.version or "", options.max_age)
-        return None
-    if grown:
-        fill(obj, grown, caller.factory)  # what the factory raises is the app's own error
-    return Live(obj, caller)
+        self.live = None
+        self.settle(home)
 
 
 def _check(pickled: Pickled, live: Live, name: str, options: Options) -> None:
@@ -471,7 +270,8 @@ def _unloadable(obj: Any, name: str, live: Live, error: UnrestorableError) -> Un
     )
 
 
-def _unpicklable(error: UnpicklableError, name: str) -> UnpicklableStateError:
+def unpicklable(error: UnpicklableError, name: str) -> UnpicklableStateError:
+    """The error that the app gets for an object that can't be pickled."""
     return UnpicklableStateError(
         f"The state {name!r} can't be saved: {error}. Keep such things out of the state, for example in "
         "st.session_state or st.cache_resource, or give their class a __getstate__.",

@@ -154,7 +154,7 @@ def test_what_is_aside_tells_its_expiry(root: Path) -> None:
     ids=["empty", "cut short", "another format", "no version", "zeros", "long"],
 )
 def test_a_damaged_file_can_be_aside(root: Path, content: bytes) -> None:
-    """Where the first line is damaged the file is read as a whole, with no version; set aside, it makes way."""
+    """A file whose first line is damaged is read as a whole, with no version; set aside, it makes way."""
     store = FileStore(root)
     put(store, KEY, b"one", V1)
     file_of(root).write_bytes(content)
@@ -210,7 +210,7 @@ def test_no_name_leads_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", [".", "..", "." * 64, "", "a/b", "../x", "a\0", "é", "a" * 65, "a\n"])
 def test_a_path_is_no_name(root: Path, name: str) -> None:
-    """Above all `.` and `..`, which have only valid characters."""
+    """Paths are refused before anything is made, above all `.` and `..`, which have only valid characters."""
     with pytest.raises(ConfigurationError, match="`name`"):
         put(FileStore(root), KEY, b"one", V1, name=name)
     assert not root.exists()
@@ -227,7 +227,7 @@ def test_only_a_visitor_key_will_do(root: Path, key: str) -> None:
 
 @pytest.mark.parametrize("version", ["", "short", "1" * 15 + "\n", "1" * 17])
 def test_another_versions_shape_is_refused(root: Path, version: str) -> None:
-    """It would make a first line that can't be read back."""
+    """A version that is not 16 hex characters would make a first line that can't be read back."""
     with pytest.raises(ConfigurationError, match="`version`"):
         put(FileStore(root), KEY, b"one", version)
 
@@ -336,7 +336,7 @@ def test_a_group_writable_folder_warns_once(root: Path, caplog: pytest.LogCaptur
 
 
 def test_a_configured_symlink_is_followed(root: Path, tmp_path: Path) -> None:
-    """Who configures a folder decides where it leads."""
+    """A configured root may be a link to a volume: the one who configures it decides where it leads."""
     (tmp_path / "volume").mkdir(0o700)
     root.symlink_to(tmp_path / "volume")
     put(FileStore(root), KEY, b"one", V1)
@@ -378,7 +378,7 @@ def test_a_pipe_is_no_record(root: Path) -> None:
 
 
 def test_the_number_of_locks_is_fixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many records are written, locked and deleted: beside them lie at most 64 and some locks, all empty."""
+    """Records that are written, locked and deleted leave a fixed number of locks beside them, all empty."""
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power will fail
     monkeypatch.setattr("persist_session.stores.file._BLOCK_LOCKS", 16)  # of 1024: fewer records tell as much
     store = FileStore(root)
@@ -398,7 +398,7 @@ def test_the_number_of_locks_is_fixed(root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_stores_of_one_folder_share_locks(root: Path) -> None:
-    """As two processes would: the second one waits, and does not sweep again."""
+    """A second store waits for the first one, and does not sweep again, as in two processes."""
     one, other = FileStore(root), FileStore(root)
     put(one, KEY, b"one", V1)
     with one.lock(KEY, NAME, timeout=0), ThreadPoolExecutor(1) as thread, pytest.raises(LockTimeoutError):
@@ -408,7 +408,7 @@ def test_stores_of_one_folder_share_locks(root: Path) -> None:
 
 
 def test_other_processes_see_the_lock(root: Path) -> None:
-    """As long as the outermost block: no end of an inner one frees it, and no exception leaves it behind."""
+    """The outermost block holds it: no end of an inner one frees it, and no exception leaves it behind."""
     store = FileStore(root)
     with store.lock(KEY, NAME, timeout=0):
         with store.lock(KEY, NAME, timeout=0):
@@ -434,7 +434,7 @@ def is_locked(root: Path) -> bool:
 
 
 def test_a_sweep_removes_killed_writers_files(root: Path) -> None:
-    """An hour later, of any visitor; a younger file may be in use, and a stranger's is left alone."""
+    """They go after an hour, of any visitor; a younger file may be in use, and a stranger's is left alone."""
     put(FileStore(root), KEY, b"one", V1)
     old, young = file_of(root, f"{'0' * 16}.tmp"), file_of(root, f"{'1' * 16}.tmp")
     others, stranger = root / "ab" / f"ab{'f' * 62}.a.b.{'2' * 16}.tmp", root / "ab" / "notes.tmp"
@@ -515,7 +515,7 @@ def test_a_record_may_vanish_meanwhile(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_sweep_rests_after_each_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For `pause` times as long as the folder took."""
+    """It rests `pause` times as long as the folder took."""
     store = FileStore(root)
     for key in (KEY, "f" * 64):
         put(store, key, b"one", V1)
@@ -529,7 +529,7 @@ def test_a_sweep_rests_after_each_folder(root: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("where", FOLDERS)
 def test_no_sweep_where_others_write(root: Path, where: str) -> None:
-    """They could lead it to files that are none of its business."""
+    """A sweep refuses a folder whose writers could lead it to files that are none of its business."""
     store = FileStore(root, strict=True)
     put_expired(store)
     (root / where).chmod(0o777)

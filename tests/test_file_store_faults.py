@@ -49,7 +49,7 @@ def temporary_files(root: Path) -> list[Path]:
 
 
 def test_a_killed_writer_tears_no_record(tmp_path: Path) -> None:
-    """After each of 30 `kill -9` the record is the last acknowledged or the next; leftovers go in time."""
+    """The record after each of 30 `kill -9` is the last acknowledged or the next; leftovers go in time."""
     tally = answer_of("kill-writers", tmp_path / "state", 30)
     assert tally["kills"] == 30
     assert tally["leftovers"] > 0, "no kill hit a write: the test proved nothing"
@@ -97,7 +97,7 @@ def stopped_writer(root: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a writing process is stopped: reading works, changing raises in time and says so, and a sweep goes on."""
+    """Others read while a writing process is stopped, a change raises in time and says so, and a sweep goes on."""
     monkeypatch.setattr("persist_session.stores.file._WRITE_TIMEOUT", 0.05)
     store = FileStore(tmp_path / "state")
     put(store, KEY, b"old", V1)
@@ -155,7 +155,7 @@ def disk(tmp_path: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_old_record(disk: Path | None, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(disk: Path | None, tmp_path: Path) -> None:
     """A write that finds no room raises, the old record stays, and a smaller write succeeds again."""
     if disk is None:  # the same promise, by the limit on file sizes
         too_large_for_the_limit(tmp_path / "state")
@@ -186,8 +186,8 @@ def test_a_full_disk_can_be_cleared(disk: Path | None, tmp_path: Path) -> None:
     assert not [each for each in (root / KEY[:2]).rglob("*") if each.is_file()]
 
 
-def test_a_file_size_limit_leaves_the_old_record(tmp_path: Path) -> None:
-    """The same under RLIMIT_FSIZE, which cuts a write in the middle and needs no rights."""
+def test_a_file_limit_loses_nothing(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE cuts a write in the middle, as a full disk does: the write raises, the old record stays."""
     too_large_for_the_limit(tmp_path / "state")
 
 
@@ -235,10 +235,8 @@ def test_a_read_only_disk_is_read(read_only: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("step", ["create", "fsync", "rename"])
-def test_a_failing_step_leaves_the_old_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int
-) -> None:
-    """Whichever step up to the rename fails, however: `StoreError`, the old record, nothing left."""
+def test_a_failing_step_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int) -> None:
+    """A step up to the rename that fails, however it does, is a `StoreError`: the old record stays, nothing is left."""
     store = FileStore(tmp_path / "state")
     put(store, KEY, b"old", V1)
     with monkeypatch.context() as broken:
@@ -271,8 +269,8 @@ def break_step(broken: pytest.MonkeyPatch, step: str, code: int) -> None:
         broken.setattr(Path, "replace", failing)
 
 
-def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no error (a stop of the run, Ctrl-C) passes through, and leaves nothing half-written."""
+def test_an_interrupted_write_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop of the run or Ctrl-C, which is no error, passes through, and leaves nothing half-written."""
 
     def interrupted(_: int) -> None:
         raise KeyboardInterrupt
@@ -324,7 +322,7 @@ def test_a_write_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("method", ["delete", "set_aside"])
 def test_a_removal_survives_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    """What was cleared does not come back: the folder is brought to the disk after the change."""
+    """A record that was cleared does not come back: the folder is brought to the disk after the change."""
     store = FileStore(tmp_path / "state")
     put(store, KEY, b"old", V1)
     left: list[int] = []
@@ -378,7 +376,7 @@ def test_two_writes_share_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one store", "a store each"])
 def test_a_slow_rename_loses_no_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
-    """With a wide gap between compare and rename, 8 threads still count to 40, with a store each too."""
+    """8 threads count to 40 over a wide gap between compare and rename, with a store each, too."""
     real_replace = Path.replace
 
     def slow_replace(source: Path, target: Path) -> Path:

@@ -84,7 +84,7 @@ def test_bad_secrets_are_refused(bad: list[str]) -> None:
             refuse(bad)
 
 
-def test_a_refusal_does_not_repeat_the_secret() -> None:
+def test_a_refusal_repeats_no_secret() -> None:
     """The error names the position of the bad secret, not the secret."""
     with pytest.raises(ConfigurationError, match=r"secret_keys\[1\]") as caught:
         check([GOOD, "hunter2"])
@@ -199,7 +199,7 @@ def test_a_key_others_know_is_refused(tmp_path: Path, plant: Callable[[Path], No
 
 
 @pytest.mark.parametrize("whose", ["folder", "file"])
-def test_a_key_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+def test_another_users_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
     """Who owns the folder or the file could have chosen the key."""
     load_or_make(tmp_path / "keys")
     if whose == "folder":

@@ -94,7 +94,7 @@ def merged(base: Any, mine: Any, theirs: Any) -> tuple[Any, list[str]]:
 # --- fields
 
 
-def test_each_side_keeps_the_fields_that_it_changed() -> None:
+def test_each_side_keeps_its_changes() -> None:
     """Of objects in objects, dicts in objects and objects in dicts; new fields and removed ones, too."""
     base = State(a=1, b=1, inner=State(c=1, d=1), by={"k": State(e=1, f=1)}, gone=1, out=1)
     mine = State(a=2, b=1, inner=State(c=2, d=1), by={"k": State(e=2, f=1)}, out=1, mine=1)
@@ -115,7 +115,7 @@ def test_mine_is_changed_in_place() -> None:
     assert by == {"k": 2}
 
 
-def test_theirs_and_base_are_left_as_they_are() -> None:
+def test_theirs_and_base_stay() -> None:
     """They are compared, not changed."""
     base, theirs = State(a=1, items=[1]), State(a=2, items=[1, 2])
     before = copy.deepcopy((base, theirs))
@@ -142,19 +142,19 @@ def test_theirs_and_base_are_left_as_they_are() -> None:
         (1, 2, 3, "int"),
     ],
 )
-def test_where_both_changed_one_value_mine_wins_and_it_is_said(base: Any, mine: Any, theirs: Any, path: str) -> None:
+def test_mine_wins_and_says_so(base: Any, mine: Any, theirs: Any, path: str) -> None:
     """The path names the field; of a key only what reads like a name."""
     result, lost = merged(base, mine, theirs)
     assert same(result, mine)
     assert lost == [path]
 
 
-def test_the_same_change_on_both_sides_is_no_conflict() -> None:
+def test_the_same_change_is_no_conflict() -> None:
     """Nothing is lost."""
     assert merged(State(a="", b=[1]), State(a="x", b=[1, 2]), State(a="x", b=[1, 2]))[1] == []
 
 
-def test_two_equal_numbers_may_be_two_increments() -> None:
+def test_equal_numbers_may_be_increments() -> None:
     """Of which one is lost; but not where nothing was counted, or a fresh state meets a saved one."""
     assert merged({"n": 1}, {"n": 2}, {"n": 2}) == ({"n": 2}, ["dict['n']"])
     assert merged({}, {"n": 1.5}, {"n": 1.5}) == ({"n": 1.5}, ["dict['n']"])
@@ -179,7 +179,7 @@ def test_pydantic_models_are_merged_by_field() -> None:
     assert result.model_dump() == {"n": 1, "m": 2, "tags": ["a"]}
 
 
-def test_a_dict_of_its_own_class_is_merged_by_key_and_attribute() -> None:
+def test_own_dicts_have_keys_and_attributes() -> None:
     """Neither hides the other."""
     base, mine, theirs = (RUN.Words(a=1, b=1) for _ in range(3))
     base.x = mine.x = 1
@@ -191,12 +191,12 @@ def test_a_dict_of_its_own_class_is_merged_by_key_and_attribute() -> None:
 # --- lists and sets
 
 
-def test_what_both_appended_is_kept_in_the_order_of_saving() -> None:
+def test_what_both_appended_is_kept() -> None:
     """Theirs, which is saved already, comes first."""
     assert merged([1], [1, 2], [1, 3, 4]) == ([1, 3, 4, 2], [])
 
 
-def test_a_list_in_two_fields_gets_what_was_appended_once() -> None:
+def test_a_shared_list_gets_it_once() -> None:
     """It is one list, so it is merged once."""
     base, mine, theirs = (State(a=items, b=items) for items in ([1], [1, 2], [1, 3]))
     result, lost = merge(base, mine, theirs)
@@ -204,12 +204,12 @@ def test_a_list_in_two_fields_gets_what_was_appended_once() -> None:
     assert (result.a, lost) == ([1, 3, 2], [])
 
 
-def test_sets_keep_what_either_added_and_lack_what_either_removed() -> None:
+def test_sets_follow_both_sides() -> None:
     """Member by member."""
     assert merged({1, 2, 3}, {1, 2, 4}, {2, 3, 5}) == ({2, 4, 5}, [])
 
 
-def test_members_that_are_equal_to_themselves_only_are_not_doubled() -> None:
+def test_members_are_not_doubled() -> None:
     """A copy's members are others than the original's: they are paired by what they hold."""
     base, mine, theirs = (State(items={State(n=1), State(n=2)}, by={State(n=3): 1, (State(n=5), 1): 1}) for _ in "abc")
     mine.n = 1
@@ -237,7 +237,7 @@ def test_a_cycle_is_merged() -> None:
     assert result.child.parent is result
 
 
-def test_what_is_reached_on_many_ways_is_merged_once() -> None:
+def test_shared_objects_are_merged_once() -> None:
     """Forty levels with two ways each are 2 ** 40 ways."""
 
     def diamond(n: int) -> Any:
@@ -269,7 +269,7 @@ def test_what_is_nested_deeply_is_merged() -> None:
     assert lost == ["State..." + ".next" * 12 + ".n"]
 
 
-def test_what_is_nested_too_deeply_is_mine() -> None:
+def test_what_is_too_deep_is_mine() -> None:
     """Where two new objects are too deep to be compared: it is no reason to fail a save."""
 
     def tower(n: int) -> list[Any]:
@@ -284,7 +284,7 @@ def test_what_is_nested_too_deeply_is_mine() -> None:
     assert lost == ["State"]
 
 
-def test_the_time_does_not_explode_with_the_depth() -> None:
+def test_depth_does_not_explode_the_time() -> None:
     """Each level is compared once, not once for every level above it."""
 
     def spent(depth: int) -> float:
@@ -335,7 +335,7 @@ def test_these_differ(one: Any, other: Any) -> None:
     assert not same(one, other)
 
 
-def test_own_classes_on_other_packages_storage_differ_by_both() -> None:
+def test_foreign_storage_counts_too() -> None:
     """A set with an attribute, an array with one."""
     one, other = RUN.Tagged([1]), RUN.Tagged([2])
     one.tag = other.tag = 1
@@ -352,7 +352,7 @@ def test_own_classes_on_other_packages_storage_differ_by_both() -> None:
     assert merge(*grids) == (grids[1], ["Grid"])
 
 
-def test_own_containers_differ_by_their_attributes_too() -> None:
+def test_attributes_of_containers_count() -> None:
     """A dict with an attribute."""
     one, other = RUN.Words(a=1), RUN.Words(a=1)
     assert same(one, other)
@@ -372,12 +372,12 @@ def test_own_containers_differ_by_their_attributes_too() -> None:
         lambda: b"",
     ],
 )
-def test_two_of_the_same_are_the_same(make: Any) -> None:
+def test_equal_values_are_the_same(make: Any) -> None:
     """Also where `==` says that what is no number is not even equal to itself."""
     assert same(make(), make())
 
 
-def test_their_change_is_kept_where_mine_holds_no_number() -> None:
+def test_what_is_no_number_stays() -> None:
     """An unchanged NaN is no change of mine."""
     result, lost = merge(*(State(a=np.array([np.nan]), b=float("nan"), c=c) for c in (1, 1, 2)))
     assert (result.c, lost) == (2, [])
@@ -428,7 +428,7 @@ def test_if_they_changed_nothing_mine_stays(base: Any, mine: Any) -> None:
 
 @BOUNDED
 @given(trees, trees)
-def test_if_i_changed_nothing_theirs_is_taken(base: Any, theirs: Any) -> None:
+def test_untouched_mine_takes_theirs(base: Any, theirs: Any) -> None:
     """By value."""
     result, lost = merge(base, copy.deepcopy(base), copy.deepcopy(theirs))
     assert same(result, theirs)
@@ -471,7 +471,7 @@ def test_no_appended_element_is_ever_lost(base: list[Any], mine: list[Any], thei
 
 @BOUNDED
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
-def test_a_set_follows_whoever_changed_a_member(base: set[int], mine: set[int], theirs: set[int]) -> None:
+def test_a_set_follows_changed_members(base: set[int], mine: set[int], theirs: set[int]) -> None:
     """Of each member one side at most can have changed whether it is there."""
     result, lost = merged(base, mine, theirs)
     assert lost == []
@@ -488,7 +488,7 @@ def test_same_is_symmetric_and_knows_copies(one: Any, other: Any) -> None:
 
 @BOUNDED
 @given(trees, trees, trees)
-def test_mine_wins_is_said_wherever_theirs_is_missing(base: Any, mine: Any, theirs: Any) -> None:
+def test_whatever_is_missing_is_said(base: Any, mine: Any, theirs: Any) -> None:
     """A merge without a loss, merged once more with theirs as the base, changes nothing any more."""
     result, lost = merged(base, mine, theirs)
     if not lost and type(result) is State:
@@ -509,7 +509,7 @@ def test_theirs_may_win() -> None:
     assert both == ["dict['n']"]
 
 
-def test_what_a_script_fills_a_fresh_list_with_comes_once() -> None:
+def test_a_scripts_greeting_comes_once() -> None:
     """The greeting of a chat stands in the saved list already; what the visitor wrote comes after that list."""
     merged, both = merge([], ["hello", "new"], ["hello", "old"], theirs_win=True)
     assert (merged, both) == (["hello", "old", "new"], [])

@@ -159,7 +159,7 @@ def test_an_untouched_object_becomes_the_other(world: World, made: Any) -> None:
 
 @GRAPHS
 @given(worlds, changes(gentle), changes(gentle))
-def test_changes_of_different_objects_are_all_there(world: World, mine_made: Any, theirs_made: Any) -> None:
+def test_changes_of_different_objects_stay(world: World, mine_made: Any, theirs_made: Any) -> None:
     """As if one side had made them all; what neither touched is shared as before."""
     base, mine, theirs, wanted = (world.build() for _ in range(4))
     change(mine, mine_made, "m", parity=0)
@@ -173,7 +173,7 @@ def test_changes_of_different_objects_are_all_there(world: World, mine_made: Any
 
 @GRAPHS
 @given(worlds, changes([*gentle, "remove", "forget"]), changes([*gentle, "remove", "forget"]))
-def test_a_merge_ends_the_same_each_time(world: World, mine_made: Any, theirs_made: Any) -> None:
+def test_a_merge_always_ends_alike(world: World, mine_made: Any, theirs_made: Any) -> None:
     """It is deterministic, leaves theirs as it is, and a second merge with its own result changes nothing."""
 
     def sides() -> tuple[Any, Any, Any]:
@@ -262,7 +262,7 @@ def titles(state: Any) -> dict[str, str]:
     return {key: chat.title for key, chat in state.chats.items()}
 
 
-def test_an_open_chat_is_never_written_over(kind: str) -> None:
+def test_an_open_chat_is_kept(kind: str) -> None:
     """Whoever opened one last, or on both sides at once: each keeps its title, and `current` is one of them."""
     base, mine, theirs = (chats_of(kind, "a") for _ in range(3))
     open_chat(kind, theirs, "b")
@@ -281,14 +281,14 @@ def test_an_open_chat_is_never_written_over(kind: str) -> None:
     assert [path.endswith(("current", "['current']")) for path in lost] == [True]
 
 
-def test_a_fresh_state_meets_a_saved_one_without_mixing_their_chats(kind: str) -> None:
+def test_fresh_and_saved_chats_stay_apart(kind: str) -> None:
     """As at login, or where the browser answers late: the saved chat stays open, and both are there."""
     result, _ = merge(chats_of(kind), chats_of(kind, "mine"), chats_of(kind, "theirs"), theirs_win=True)
     assert titles(result) == {"mine": "mine", "theirs": "theirs"}
     assert result.current is result.chats["theirs"]
 
 
-def test_a_removed_chat_gives_nothing_to_a_new_one(kind: str) -> None:
+def test_a_removed_chat_gives_nothing(kind: str) -> None:
     """What the other side wrote into it is gone with it, and said."""
     base, mine, theirs = (chats_of(kind, "a", "b") for _ in range(3))
     theirs.current.messages.append("for b")
@@ -300,7 +300,7 @@ def test_a_removed_chat_gives_nothing_to_a_new_one(kind: str) -> None:
     assert lost
 
 
-def test_a_removed_chat_that_the_other_side_wrote_into_stays_said(kind: str) -> None:
+def test_what_a_removed_chat_lost_is_said(kind: str) -> None:
     """My change of it wins over their removal, since it is the later one."""
     base, mine, theirs = (chats_of(kind, "a", "b") for _ in range(3))
     mine.chats["a"].messages.append("mine")
@@ -325,7 +325,7 @@ def test_a_kept_method_goes_on_working() -> None:
     assert (result.items, lost) == (["b1", "a1", "a2", "a3"], [])
 
 
-def test_elements_are_merged_in_place_while_others_come() -> None:
+def test_elements_are_merged_in_place() -> None:
     """One side edits an entry of a list, the other one appends: both are there, and nothing is said."""
     base, mine, theirs = (Thing(todo=[Thing(title=title, done=False) for title in "abc"]) for _ in range(3))
     mine.todo[1].done = True
@@ -347,7 +347,7 @@ def test_removed_elements_shift_nothing() -> None:
 
 
 @pytest.mark.parametrize("shaped", ["list", "dict", "chain", "owners"])
-def test_the_work_grows_as_the_graph_does(shaped: str) -> None:
+def test_the_work_grows_with_the_graph(shaped: str) -> None:
     """Counted in calls of Python functions, not by the clock."""
 
     def made(size: int) -> Any:

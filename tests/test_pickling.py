@@ -197,7 +197,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
-def test_a_value_of_one_run_is_one_of_the_next_run(sample: str) -> None:
+def test_values_go_to_the_next_run(sample: str) -> None:
     """Every kind of class comes back as the class of the run that loads, with what it held."""
     old, new = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     made = eval(sample, old.namespace)
@@ -207,7 +207,7 @@ def test_a_value_of_one_run_is_one_of_the_next_run(sample: str) -> None:
     assert all(value is getattr(new, name) for (_, name), value in dumps(got).references.items() if "." not in name)
 
 
-def test_enum_members_are_identical_in_every_run() -> None:
+def test_enum_members_are_identical() -> None:
     """`is` holds for members, flags and their combinations, also as keys and in sets."""
     old, new = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     got = new.copy(
@@ -219,13 +219,13 @@ def test_enum_members_are_identical_in_every_run() -> None:
     assert got[3] is new.Rights.READ | new.Rights.WRITE
 
 
-def test_a_sentinel_is_the_one_of_the_run() -> None:
+def test_a_sentinel_is_the_runs() -> None:
     """An object that names itself is found where the caller sees it, as a class is."""
     old, new = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     assert new.copy(old.Plain(old.MISSING)).value is new.MISSING
 
 
-def test_privates_and_own_ways_to_pickle_are_kept() -> None:
+def test_own_ways_to_pickle_are_kept() -> None:
     """Mangled slots come back, and `__getstate__` and `__reduce__` are asked."""
     old, new = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     assert new.copy(old.Slots(1)).private() == "own"
@@ -233,7 +233,7 @@ def test_privates_and_own_ways_to_pickle_are_kept() -> None:
     assert new.copy(old.Model())._hidden == 3
 
 
-def test_sys_modules_is_never_asked_for_main(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registered_main_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The `__main__` registered last is another visitor's: a class of the same name there is not taken."""
     old, new, other = (ScriptRun(SCRIPT) for _ in range(3))
     registered = types.ModuleType("__main__")
@@ -242,7 +242,7 @@ def test_sys_modules_is_never_asked_for_main(monkeypatch: pytest.MonkeyPatch) ->
     assert type(new.copy(old.Item(1))) is new.Item
 
 
-def test_cycles_and_shared_objects_stay_what_they_are() -> None:
+def test_cycles_and_shared_objects_stay() -> None:
     """A parent pointer leads back, and what two fields share is one object."""
     old, new = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     root, shared = old.Plain(), old.Item(1)
@@ -306,7 +306,7 @@ def build(plan: Any, run: ScriptRun) -> Any:
 
 @BOUNDED
 @given(values)
-def test_whatever_is_nested_in_whatever_comes_back(plan: Any) -> None:
+def test_anything_in_anything_comes_back(plan: Any) -> None:
     """Loading in another run gives what that run would have made itself; loading it back gives the first again."""
     there = NEW.copy(build(plan, OLD))
     assert same(there, build(plan, NEW))
@@ -318,7 +318,7 @@ def test_whatever_is_nested_in_whatever_comes_back(plan: Any) -> None:
 
 @pytest.mark.parametrize("options", ["slots=True", "frozen=True, slots=True", "frozen=True", ""])
 @pytest.mark.parametrize("kind", ["Point", "Sub"])
-def test_fields_of_a_dataclass_are_stored_by_name(options: str, kind: str) -> None:
+def test_dataclass_fields_are_stored_by_name(options: str, kind: str) -> None:
     """A field put in the middle, or taken away, moves no other field's value."""
     source = f"""
         from dataclasses import dataclass
@@ -337,7 +337,7 @@ def test_fields_of_a_dataclass_are_stored_by_name(options: str, kind: str) -> No
     assert (shrunk.first, shrunk.last) == (1, 9)
 
 
-def test_a_dataclass_that_pickles_in_its_own_way_is_left_to_it() -> None:
+def test_a_dataclass_may_pickle_itself() -> None:
     """A frozen one with slots and a `__reduce__`, or half of the pair that dataclass generates."""
     source = """
         from dataclasses import dataclass
@@ -363,7 +363,7 @@ def test_a_dataclass_that_pickles_in_its_own_way_is_left_to_it() -> None:
     assert [new.copy(getattr(old, kind)(1)).n for kind in ("Reduced", "Got", "Both")] == [2, 2, 2]
 
 
-def test_slots_that_are_no_fields_are_kept() -> None:
+def test_slots_beside_fields_are_kept() -> None:
     """A dataclass with slots below a class with slots of its own."""
     source = """
         from dataclasses import dataclass
@@ -379,21 +379,21 @@ def test_slots_that_are_no_fields_are_kept() -> None:
     assert new.copy(point).extra == 2
 
 
-def test_a_class_that_is_gone_is_a_lookup_error() -> None:
+def test_a_missing_class_is_unrestorable() -> None:
     """The message names it."""
     data = dumps(ScriptRun(SCRIPT).Item(1)).data
     with pytest.raises(UnrestorableError, match="Item is not defined where the state is loaded"):
         ScriptRun("").load(data)
 
 
-def test_a_nested_class_that_is_gone_is_a_lookup_error() -> None:
+def test_a_missing_nested_class_is_unrestorable() -> None:
     """Its outer class alone is not enough."""
     data = dumps(ScriptRun(SCRIPT).Outer.Inner()).data
     with pytest.raises(UnrestorableError, match=r"Outer\.Inner"):
         ScriptRun("class Outer: pass").load(data)
 
 
-def test_a_module_that_is_gone_is_a_lookup_error(own_module: Callable[[str], Any], tmp_path: Path) -> None:
+def test_a_missing_module_is_unrestorable(own_module: Callable[[str], Any], tmp_path: Path) -> None:
     """And so is a class that its module does not define any more."""
     data = dumps(own_module("class Item: pass").Item()).data
     own_module("")
@@ -408,7 +408,7 @@ def test_a_module_that_is_gone_is_a_lookup_error(own_module: Callable[[str], Any
 @pytest.mark.parametrize(
     "raised", ["ValueError('secret')", "KeyError('secret')", "UnrestorableError", "AttributeError('secret')"]
 )
-def test_a_class_that_refuses_what_was_saved_is_a_lookup_error(raised: str) -> None:
+def test_a_refusing_class_is_unrestorable(raised: str) -> None:
     """The error names what was raised and quotes nothing of it; the app's own error is its cause."""
     source = f"""
         class Item:
@@ -423,7 +423,7 @@ def test_a_class_that_refuses_what_was_saved_is_a_lookup_error(raised: str) -> N
     assert "secret" not in str(caught.value)
 
 
-def test_a_name_that_is_no_class_any_more_is_a_lookup_error() -> None:
+def test_a_function_is_no_class() -> None:
     """A function in the place of a class makes no instance."""
     data = dumps(ScriptRun("class Item: pass").Item()).data
     with pytest.raises(UnrestorableError):
@@ -433,7 +433,7 @@ def test_a_name_that_is_no_class_any_more_is_a_lookup_error() -> None:
 # --- where classes are looked up
 
 
-def test_a_reloaded_module_is_found_as_the_caller_sees_it(own_module: Callable[[str], Any]) -> None:
+def test_the_callers_module_is_found(own_module: Callable[[str], Any]) -> None:
     """By the factory, by a name of the script, by the module that the script imported, else by `sys.modules`."""
     old = own_module("class Item: pass\nclass Other: pass")
     new = own_module("class Item: pass\nclass Other: pass")
@@ -451,7 +451,7 @@ def test_a_reloaded_module_is_found_as_the_caller_sees_it(own_module: Callable[[
     assert ScriptRun("").view(old.Item).find("own_models", "Other") is new.Other, "no method tells Item's globals"
 
 
-def test_an_instance_of_the_module_before_its_reload_can_be_saved(own_module: Callable[[str], Any]) -> None:
+def test_an_evicted_modules_instance_is_saved(own_module: Callable[[str], Any]) -> None:
     """And comes back as what the run that loads sees."""
     item = own_module("class Item: pass").Item()
     new = own_module("class Item: pass")
@@ -473,7 +473,7 @@ def test_an_instance_of_the_module_before_its_reload_can_be_saved(own_module: Ca
         "Item.static",
     ],
 )
-def test_a_factory_tells_where_its_classes_are(factory: str) -> None:
+def test_a_factory_tells_its_classes(factory: str) -> None:
     """A caller in another module, as a library of the app is, sees the script's classes through it."""
     run = ScriptRun(f"""
         import functools
@@ -517,7 +517,7 @@ def test_the_nearest_namespace_wins() -> None:
     assert view.find("__main__", "Other") is far.Other
 
 
-def test_a_view_tells_whether_names_mean_the_same() -> None:
+def test_names_may_mean_the_same() -> None:
     """To the run that made the object they do, to another they don't, and to one without them they don't either."""
     one, other = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     references = dumps([one.Item(1), one.helper]).references
@@ -531,7 +531,7 @@ def test_a_view_tells_whether_names_mean_the_same() -> None:
     assert not ScriptRun("").view().sees(references)
 
 
-def test_two_classes_of_one_name_are_never_taken_for_one() -> None:
+def test_two_classes_share_no_name() -> None:
     """An object that mixes two runs' classes is seen as such by both, in whichever order they come."""
     one, other = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     mixed = [one.Plain(), other.Plain()]
@@ -542,7 +542,7 @@ def test_two_classes_of_one_name_are_never_taken_for_one() -> None:
         assert {type(part) for part in one.copy(obj)} == {one.Plain}
 
 
-def test_views_are_alike_only_on_the_same_namespaces_and_factory_class() -> None:
+def test_views_may_be_alike() -> None:
     """Two equal namespaces are two all the same."""
     one, other = ScriptRun(SCRIPT), ScriptRun(SCRIPT)
     assert one.view(one.Item).is_like(one.view(one.Item))
@@ -562,7 +562,7 @@ def test_views_are_alike_only_on_the_same_namespaces_and_factory_class() -> None
         ("class S:\n    def __init__(self): pass\nS.itself = S", {"S"}),
     ],
 )
-def test_a_view_tells_which_classes_the_script_defines_anew(source: str, anew: set[str]) -> None:
+def test_classes_defined_anew_are_told(source: str, anew: set[str]) -> None:
     """Imported ones are the same, inherited inner ones are not."""
     first, second = ScriptRun(source), ScriptRun(source)
     assert second.view().defined_anew(first.view()) == {("__main__", name) for name in anew}
@@ -570,7 +570,7 @@ def test_a_view_tells_which_classes_the_script_defines_anew(source: str, anew: s
 
 
 @pytest.mark.parametrize("seen", ["Item", "add", "module"])
-def test_a_view_tells_that_a_module_was_loaded_anew(seen: str) -> None:
+def test_modules_loaded_anew_are_told(seen: str) -> None:
     """By a class of it, a function of it, or itself, whichever the script imported."""
 
     def load() -> ScriptRun:
@@ -581,7 +581,7 @@ def test_a_view_tells_that_a_module_was_loaded_anew(seen: str) -> None:
     assert load().view().defined_anew(load().view()) == {("states", "" if seen == "module" else seen)}
 
 
-def test_a_pickle_tells_whether_its_root_is_the_only_one_of_its_class() -> None:
+def test_a_root_may_be_alone() -> None:
     """A tree is not."""
     run = ScriptRun(SCRIPT)
     assert dumps(run.Plain([run.Item(1)])).is_root_alone
@@ -593,7 +593,7 @@ def test_a_pickle_tells_whether_its_root_is_the_only_one_of_its_class() -> None:
     assert dumps(alone).is_root_alone
 
 
-def test_what_is_installed_is_no_own_module() -> None:
+def test_an_installed_module_is_foreign() -> None:
     """The standard library and installed packages don't change while the app runs."""
     assert is_own_module("__main__")
     assert is_own_module("test_pickling")
@@ -629,7 +629,7 @@ def test_references_are_the_apps_own_only() -> None:
         ("s.words = Words(); s.words.extra = lambda: 1", r"S\.words\.extra", "made inside a function"),
     ],
 )
-def test_the_error_names_the_path_to_what_can_not_be_pickled(statement: str, path: str, reason: str) -> None:
+def test_the_error_names_the_path(statement: str, path: str, reason: str) -> None:
     """Attribute by attribute, index by index, key by key; of the state itself it shows nothing."""
     run = ScriptRun("""
         import threading
@@ -665,7 +665,7 @@ def test_the_error_names_the_path_to_what_can_not_be_pickled(statement: str, pat
     assert caught.value.__cause__ is not None
 
 
-def test_the_path_leads_to_the_culprit_and_not_to_who_knows_its_owner() -> None:
+def test_who_knows_its_owner_is_innocent() -> None:
     """Items that point to their parent can't be pickled without it: yet they are none."""
     run = ScriptRun("""
         class Item:
@@ -681,7 +681,7 @@ def test_the_path_leads_to_the_culprit_and_not_to_who_knows_its_owner() -> None:
         dumps(state)
 
 
-def test_the_path_is_found_without_pickling_shared_parts_again_and_again() -> None:
+def test_the_search_pickles_shared_parts_once() -> None:
     """A thousand items that share one large object: it is looked at as often as the path is long."""
     run = ScriptRun("""
         looks = 0
@@ -705,7 +705,7 @@ def test_the_path_is_found_without_pickling_shared_parts_again_and_again() -> No
     assert run.looks <= 5
 
 
-def test_what_is_nested_too_deeply_is_said_to_be() -> None:
+def test_too_deep_a_state_is_told() -> None:
     """And no path of a thousand steps is shown."""
     deep: list[Any] = []
     for _ in range(100_000):
@@ -714,7 +714,7 @@ def test_what_is_nested_too_deeply_is_said_to_be() -> None:
         dumps({"deep": deep})
 
 
-def test_what_stops_a_run_is_not_taken_for_an_error() -> None:
+def test_a_stop_goes_through() -> None:
     """Streamlit's exceptions are no `Exception`: they go through."""
 
     class Stop(BaseException):
@@ -742,7 +742,7 @@ def test_what_stops_a_run_is_not_taken_for_an_error() -> None:
         ("Holder(300)", "setattr(part, 'x', n); delattr(part, 'x')"),
     ],
 )
-def test_a_change_by_another_thread_is_met_by_trying_again(make: str, change: str) -> None:
+def test_another_threads_change_is_tried_again(make: str, change: str) -> None:
     """A run that does not know yet that it is over goes on changing its object."""
     run = ScriptRun(f"""
         from collections import OrderedDict, deque
@@ -776,7 +776,7 @@ def test_a_change_by_another_thread_is_met_by_trying_again(make: str, change: st
 
 
 @pytest.mark.parametrize("message", ["dictionary changed size during iteration", "deque mutated during iteration"])
-def test_a_change_that_never_ends_is_an_error(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_change_is_an_error(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last attempt, of which there are several."""
     attempts = []
     monkeypatch.setattr("persist_session.objects.pickling.time.sleep", lambda _: None)
@@ -791,7 +791,7 @@ def test_a_change_that_never_ends_is_an_error(message: str, monkeypatch: pytest.
     assert len(attempts) >= 50
 
 
-def test_another_runtime_error_is_not_tried_again() -> None:
+def test_other_errors_are_not_tried_again() -> None:
     """It would not go away."""
     attempts = []
 
@@ -824,7 +824,7 @@ def test_a_dump_leaves_nothing_behind() -> None:
         gc.enable()
 
 
-def test_the_same_object_has_the_same_pickle() -> None:
+def test_one_object_has_one_pickle() -> None:
     """Else every run would write."""
     run = ScriptRun(SCRIPT)
     state = run.copy(run.Plain({"items": [run.Item(1), run.Color.RED], "words": {"a", "b"}, "m": run.Model()}))
@@ -840,7 +840,7 @@ def test_instances_are_found_wherever_they_hide() -> None:
     assert instances(items[3], lambda kind: kind is run.Item) == [items[3]]
 
 
-def test_the_attributes_of_an_object_are_those_it_holds_itself() -> None:
+def test_attributes_are_the_objects_own() -> None:
     """Slots, private ones by their real name, and `__dict__`; no properties, no defaults of the class."""
     run = ScriptRun("""
         class Base:
@@ -863,7 +863,7 @@ def test_the_attributes_of_an_object_are_those_it_holds_itself() -> None:
     assert attributes_of(1) == attributes_of([]) == []
 
 
-def test_plain_pickle_does_not_load_what_must_be_looked_up() -> None:
+def test_plain_pickle_loads_no_own_class() -> None:
     """It looks into the `__main__` of whoever runs it, and finds nothing there."""
     with pytest.raises(AttributeError, match="Item"):
         pickle.loads(dumps(ScriptRun(SCRIPT).Item(1)).data)
@@ -876,7 +876,7 @@ def test_a_subclass_of_partial_is_unwrapped() -> None:
     assert View((), factory).find("__main__", "Item") is run.Item
 
 
-def test_loading_asks_the_view_for_own_classes_only() -> None:
+def test_only_own_classes_are_looked_up() -> None:
     """Once per class, however many instances there are: finding one may take a while."""
     run = ScriptRun(SCRIPT)
     asked = []
@@ -891,7 +891,7 @@ def test_loading_asks_the_view_for_own_classes_only() -> None:
     assert sorted(asked) == ["Color", "Item"]
 
 
-def test_a_pickle_of_an_older_python_protocol_is_refused_nowhere() -> None:
+def test_an_older_protocol_loads() -> None:
     """Whatever protocol the bytes have, they load: the format may change with a release."""
     assert ScriptRun("").load(pickle.dumps([1, 2], protocol=2)) == [1, 2]
     assert pickling.dumps([1, 2]).data[:2] == pickle.dumps([1, 2], protocol=5)[:2]

@@ -379,7 +379,7 @@ def test_a_foreign_record_is_set_aside() -> None:
     assert at.read(HOUR)[0] == b"payload"
 
 
-def test_a_newer_record_is_not_set_aside() -> None:
+def test_a_newer_record_stays() -> None:
     """Only the version that was found damaged is."""
     at = home()
     saved = written(at)

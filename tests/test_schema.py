@@ -169,7 +169,7 @@ def test_factories_have_shapes() -> None:
     assert shape(run.partial) == shape(run.one) != shape(dict.fromkeys)
 
 
-def test_a_shape_does_not_keep_its_class() -> None:
+def test_a_shape_keeps_no_class() -> None:
     """Every run defines the script's classes anew: they must go."""
     kind = state()
     shape(kind)

@@ -218,7 +218,7 @@ def test_what_is_no_store_is_refused(store: object) -> None:
         resolved(store=store)
 
 
-def test_nothing_is_kept_of_a_failed_attempt() -> None:
+def test_a_failed_attempt_leaves_nothing() -> None:
     """Once the secrets are mended the app works."""
     with pytest.raises(ConfigurationError):
         resolved(max_age="soon")
@@ -228,7 +228,7 @@ def test_nothing_is_kept_of_a_failed_attempt() -> None:
 # --- once per process
 
 
-def test_settings_are_made_once_for_an_app() -> None:
+def test_settings_are_made_once() -> None:
     """By all visitors' threads together: keys and stores are not made twice."""
     calls: list[int] = []
 
@@ -288,7 +288,7 @@ def test_to_repeat_a_value_does_nothing(name: str, tmp_path: Path) -> None:
     assert resolved() is before
 
 
-def test_another_value_is_in_force_at_once() -> None:
+def test_another_value_counts_at_once() -> None:
     """What is left out keeps its value."""
     configure(max_age=60, path="/a")
     assert resolved().max_age == 60.0
@@ -296,7 +296,7 @@ def test_another_value_is_in_force_at_once() -> None:
     assert (resolved().max_age, resolved().path) == (3600.0, "/a")
 
 
-def test_one_wrong_value_leaves_all_as_they_were() -> None:
+def test_a_wrong_value_changes_nothing() -> None:
     """All of a call, or nothing."""
     configure(max_age=60)
     with pytest.raises(ConfigurationError):

@@ -263,7 +263,7 @@ def test_names_are_the_visitors_and_sorted(store: Store) -> None:
 
 
 def test_names_tell_only_of_records(store: Store) -> None:
-    """What was deleted or set aside does not count; what was written after it does."""
+    """A deleted record and one set aside do not count; one that is written after it does."""
     for name in ("kept", "deleted", "aside", "again"):
         put(store, KEY, b"one", V1, name=name)
     store.delete(KEY, "deleted")
@@ -441,7 +441,7 @@ def is_free(store: Store, key: str = KEY, name: str = NAME) -> bool:
 
 
 def test_a_lock_excludes_another_thread(store: Store) -> None:
-    """As long as the block, and no longer."""
+    """It holds as long as the block, and no longer."""
     assert is_free(store)
     with store.lock(KEY, NAME, timeout=0):
         assert not is_free(store)
@@ -465,7 +465,7 @@ def test_a_thread_may_lock_again(store: Store) -> None:
 
 
 def test_a_lock_is_waited_for_briefly(store: Store) -> None:
-    """After the timeout comes an error with a remedy, and the lock can be had as soon as it is free."""
+    """The timeout ends in an error with a remedy, and the lock can be had as soon as it is free."""
 
     def attempt() -> None:
         with store.lock(KEY, NAME, timeout=0.05):
@@ -495,7 +495,7 @@ def test_threads_that_wait_lose_nothing(store: Store) -> None:
     assert store.read(KEY, NAME) == Stored(b"40", f"{40:016x}")
 
 
-def test_a_lock_hinders_no_read_or_write(store: Store) -> None:
+def test_a_lock_hinders_no_write(store: Store) -> None:
     """It is between exclusive blocks: others go by the version."""
     with store.lock(KEY, NAME, timeout=0), ThreadPoolExecutor(1) as other:
         assert other.submit(put, store, KEY, b"one", V1).result()
@@ -503,7 +503,7 @@ def test_a_lock_hinders_no_read_or_write(store: Store) -> None:
 
 
 def test_two_records_lock_apart(store: Store) -> None:
-    """Unless they share one of the fixed number of locks, which of 20 others hardly any does."""
+    """Of 20 other records hardly any shares its lock with this one: there are many, if a fixed number."""
     with store.lock(KEY, NAME, timeout=0):
         free = [is_free(store, hashlib.sha256(b"%d" % n).hexdigest()) for n in range(10)]
         free += [is_free(store, KEY, f"state-{n}") for n in range(10)]
@@ -524,7 +524,7 @@ def test_memory_keeps_no_free_lock() -> None:
 
 
 def test_one_of_many_may_sweep(store: Store) -> None:
-    """Of eight threads that ask again and again, one and only once."""
+    """One of eight threads that ask again and again gets the turn, and only once."""
     put(store, KEY, b"one", V1)
     start = threading.Barrier(8)
 
@@ -604,7 +604,7 @@ def sweep(store: Store, at: float) -> int | None:
 
 
 def test_one_wrong_clock_removes_nothing(backend: Backend) -> None:
-    """For a moment it is 40 days later: all stays; after two proper sweeps the expired one is gone, and only that."""
+    """All stays while it is 40 days later for a moment; two proper sweeps later the expired one is gone, and only that."""
     store, start = backend.store, 1e9
     put_until(store, KEY, start + 30 * DAY)
     put_until(store, OTHER, start + DAY)
@@ -643,7 +643,7 @@ def test_what_was_aside_expires(backend: Backend) -> None:
 
 
 def test_a_visit_during_the_sweep_counts(store: Store) -> None:
-    """Whoever renewed an expired record while a sweep went on has it; who came too late was told."""
+    """A visitor who renewed an expired record while a sweep went on has it; one who came too late was told."""
     keys = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(50)]
     for key in keys:
         put_until(store, key, time.time() - 10)

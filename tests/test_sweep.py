@@ -155,7 +155,7 @@ def test_many_visitors_make_one_sweep() -> None:
 
 
 def test_the_store_is_asked_hourly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not at every load, since that takes a look at the disk; and it may well say no."""
+    """A load does not ask by itself, since that takes a look at the disk; and the store may well say no."""
     store = Watched()
     now = time.monotonic()
     for hours, asked in ((0.0, 1), (0.9, 1), (1.1, 2), (2.0, 2), (2.2, 3)):
@@ -238,7 +238,7 @@ def test_no_visitor_waits_for_the_sweep(serve: Serve, visit: Visit) -> None:
 
 
 def test_a_given_store_is_swept() -> None:
-    """As often as asked, whenever the sweep before was; the number that was removed comes back."""
+    """It is swept as often as asked, whenever the sweep before was; the number that was removed comes back."""
     store = MemoryStore()
     for n in range(3):
         put_expired(store, f"{n:064x}")
@@ -249,7 +249,7 @@ def test_a_given_store_is_swept() -> None:
 
 
 @pytest.mark.parametrize("files", [True, False], ids=["files", "memory"])
-def test_a_state_goes_at_the_second_call(tmp_path: Path, files: bool) -> None:
+def test_a_state_goes_at_second_call(tmp_path: Path, files: bool) -> None:
     """The first one finds it expired; so one clock that is 40 days ahead removes nothing that is still needed."""
     store = FileStore(tmp_path / "state") if files else MemoryStore()
     now = time.time()
@@ -279,7 +279,7 @@ def test_a_given_store_comes_first() -> None:
 
 
 def test_the_configured_store_is_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By `configure`, which comes before the environment, or by that; the default stores are left alone then."""
+    """The one given to `configure` comes before the environment's; the default stores are left alone then."""
     in_code, in_environment = MemoryStore(), FileStore(tmp_path / "state")
     default = FileStore(tmp_path / "home/.streamlit/persist_session/app-12345678", strict=True)
     for store in (in_code, in_environment, default):
@@ -323,12 +323,12 @@ def test_who_asks_hears_of_failure(method: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_another_url_is_refused() -> None:
-    """As everywhere else."""
+    """A path is no URL, as everywhere else."""
     with pytest.raises(persist_session.ConfigurationError, match="file:///srv/state"):
         delete_expired("/srv/state")
 
 
-def test_a_cron_job_needs_no_streamlit_run(tmp_path: Path) -> None:
+def test_a_cron_job_needs_no_run(tmp_path: Path) -> None:
     """One line of Python, in a process of its own."""
     put_expired(FileStore(tmp_path / "state"))
     line = f"import persist_session; print(persist_session.delete_expired({(tmp_path / 'state').as_uri()!r}))"

@@ -24,6 +24,7 @@ from persist_session.errors import (
 from persist_session.objects.live import Caller
 from persist_session.records import Absence, Home, Kind, Saved
 from persist_session.stores import MemoryStore
+from persist_session.moving import move
 from persist_session.transaction import Options, Transaction
 from support.records import KEYS, CountingStore, home
 from support.script import ScriptRun
@@ -98,7 +99,7 @@ class Tab:
 
     def move(self, to: Home, options: Options = OPTIONS) -> None:
         """Go on in another home."""
-        self.transaction.move(to, caller(self.run, self.factory), options)
+        move(self.transaction, to, caller(self.run, self.factory), options)
 
 
 def counting() -> tuple[Home, CountingStore]:
