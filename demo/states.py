@@ -13,7 +13,7 @@ class Kept:
     """One state of the demo.
 
     Attributes:
-        name: The name of the state, and of its cookie.
+        name: The name of the state.
         title: What a visitor calls it.
         page: The page file that fills it, as seen from the demo's folder.
         factory: What makes a fresh one. None where the class lives in the page file: only that page can load it.

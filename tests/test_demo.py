@@ -84,7 +84,7 @@ def test_the_list_and_its_filter_stay(page: Page, address: str) -> None:
 def test_the_conversation_goes_on(page: Page, address: str) -> None:
     """What was said and answered is there after a reload, and the next line comes behind it."""
     open_app(page, f"{address}/chat")
-    wait_for_cookie(page.context, f"demo-chat-{address.rpartition(':')[2]}")
+    wait_for_visitor(page)
     say(page, "Hello")
     reload(page)
     expect_shown(message(page, "You said: Hello"))
@@ -139,13 +139,13 @@ def test_the_decorated_class_and_function_stay_and_are_forgotten(page: Page, add
 def test_what_is_kept_is_shown_and_cleared(page: Page, address: str) -> None:
     """A record is described, without its cookie, and gone after a click."""
     open_app(page, f"{address}/chat")
-    wait_for_cookie(page.context, f"demo-chat-{address.rpartition(':')[2]}")
+    wait_for_visitor(page)
     say(page, "Hello")
     page.get_by_role("link", name="What is kept").click()
     expect_shown(card(page, "Chat").get_by_text("bytes"))
     expect_shown(card(page, "Counter").get_by_text("Open its page"))
     text = page.locator("body").inner_text()
-    values = [cookie["value"] for cookie in page.context.cookies() if cookie["name"].startswith("demo-")]
+    values = [cookie["value"] for cookie in page.context.cookies() if cookie["name"].startswith("persist_session")]
     assert values
     assert not [value for value in values if value in text or value.split(".")[0] in text]
     card(page, "Chat").get_by_role("button", name="Clear").click()

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from persist_session import live as live_module
-from persist_session.live import Live
-from persist_session.pickling import Pickled, UnpicklableError, dumps
-from persist_session.view import UnrestorableError
+from persist_session.objects import live as live_module
+from persist_session.objects.classes import UnrestorableError
+from persist_session.objects.live import Live
+from persist_session.objects.pickling import Pickled, UnpicklableError, dumps
 from support.script import ScriptRun
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class Item:
 )
 
 
-def begin(run: ScriptRun, obj: Any = None, *, saved: bool = True) -> Live:
-    """Return the live object of a run: a fresh state, or another object."""
+def begin(run: ScriptRun, obj: Any = None) -> Live:
+    """The live object of a run: a fresh state, or another object."""
     obj = run.State() if obj is None else obj
-    return Live(obj, run.caller(run.State), saved=saved)
+    return Live(obj, run.caller(run.State))
 
 
 def go_on(live: Live, run: ScriptRun) -> Any:
@@ -50,7 +50,7 @@ def go_on(live: Live, run: ScriptRun) -> Any:
 
 @pytest.fixture
 def count_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Return a function that tells how often an object was pickled."""
+    """A function that tells how often an object was pickled."""
     calls: list[Any] = []
 
     def counting(obj: Any) -> Pickled:
@@ -74,10 +74,8 @@ def test_in_one_run_nothing_is_done(count_dumps: Callable[[], int]) -> None:
 
 
 @pytest.mark.parametrize("source", [SIMPLE, "class State:\n    __slots__ = ('count',)"])
-def test_where_only_the_states_class_is_the_scripts_it_stays_the_same_object(
-    source: str, count_dumps: Callable[[], int]
-) -> None:
-    """It becomes an instance of this run's class; one pickle tells that nothing else has to."""
+def test_one_class_keeps_the_object(source: str, count_dumps: Callable[[], int]) -> None:
+    """Where only the state's is the script's, it becomes one of this run's; one pickle tells that this is enough."""
     first, second = ScriptRun(source), ScriptRun(source)
     live = begin(first)
     obj, before = live.obj, count_dumps()
@@ -86,7 +84,7 @@ def test_where_only_the_states_class_is_the_scripts_it_stays_the_same_object(
     assert count_dumps() == before + 1
 
 
-def test_a_callback_of_an_earlier_run_changes_the_same_object() -> None:
+def test_a_callback_changes_the_same_object() -> None:
     """It closed over it, and there is only one."""
     live = begin(ScriptRun(SIMPLE))
     held = live.obj
@@ -113,7 +111,7 @@ def test_the_state_may_be_any_object() -> None:
 # --- a copy
 
 
-def test_where_other_classes_are_the_scripts_it_is_a_copy() -> None:
+def test_several_classes_make_a_copy() -> None:
     """Every part of it is of this run's classes, with all that was changed until now."""
     first, second = ScriptRun(RICH), ScriptRun(RICH)
     live = begin(first)
@@ -138,7 +136,7 @@ def test_a_copy_alone_is_no_change() -> None:
     assert live.change() is None
 
 
-def test_a_tree_of_the_states_own_class_is_a_copy() -> None:
+def test_a_tree_is_a_copy() -> None:
     """All of its nodes are of this run's class, not only the root."""
     first, second = ScriptRun(SIMPLE), ScriptRun(SIMPLE)
     state = first.State()
@@ -148,7 +146,7 @@ def test_a_tree_of_the_states_own_class_is_a_copy() -> None:
     assert type(obj) is type(obj.items[0]) is second.State
 
 
-def test_a_tree_that_a_callback_began_is_of_the_runs_class() -> None:
+def test_a_callbacks_tree_is_a_copy() -> None:
     """The first other instance of the state's own class came in after the object was last pickled."""
     first, second = ScriptRun(SIMPLE), ScriptRun(SIMPLE)
     live = begin(first)
@@ -156,7 +154,7 @@ def test_a_tree_that_a_callback_began_is_of_the_runs_class() -> None:
     assert type(go_on(live, second).items[0]) is second.State
 
 
-def test_a_tree_that_grew_within_the_run_is_a_copy() -> None:
+def test_a_runs_tree_is_a_copy() -> None:
     """What the last save saw counts."""
     first, second = ScriptRun(SIMPLE), ScriptRun(SIMPLE)
     live = begin(first)
@@ -166,7 +164,7 @@ def test_a_tree_that_grew_within_the_run_is_a_copy() -> None:
     assert type(obj) is type(obj.items[0]) is second.State
 
 
-def test_what_a_callback_put_in_before_the_run_is_of_the_runs_class() -> None:
+def test_what_callbacks_put_in_is_adapted() -> None:
     """The callback is a function of the run before, and so is the class that it knows."""
     first, second = ScriptRun(RICH), ScriptRun(RICH)
     live = begin(first)
@@ -176,28 +174,26 @@ def test_what_a_callback_put_in_before_the_run_is_of_the_runs_class() -> None:
 
 
 def loaded_anew() -> ScriptRun:
-    """Return a run of a script that imported a module after it had changed."""
+    """A run of a script that imported a module after it had changed."""
     module = types.ModuleType("states")
     exec("class Item: pass", vars(module))
     return ScriptRun("", Item=module.Item)
 
 
-def test_what_a_run_put_in_before_its_module_was_loaded_anew_is_of_the_next_runs_class() -> None:
+def test_a_reloaded_modules_instance_is_adapted() -> None:
     """The first instance of an imported class came in after the object was last pickled."""
     first, second = loaded_anew(), loaded_anew()
-    live = Live([], first.caller(list), saved=True)
+    live = Live([], first.caller(list))
     live.obj.append(first.Item())
     live.bring_over(second.caller(list))
     assert [type(item) for item in live.obj] == [second.Item]
 
 
 @pytest.mark.parametrize("load", [loaded_anew, lambda: ScriptRun("class Item: pass\nclass Other: pass")])
-def test_a_run_that_is_not_over_puts_nothing_of_its_classes_into_the_next_runs_object(
-    load: Callable[[], ScriptRun],
-) -> None:
-    """Each has an object of its own; what the older one gets is brought in."""
+def test_a_late_run_has_its_own(load: Callable[[], ScriptRun]) -> None:
+    """It puts nothing of its classes into the next run's object; what its own one gets is merged in."""
     first, second = load(), load()
-    live = Live([], first.caller(list), saved=True)
+    live = Live([], first.caller(list))
     old = live.obj
     live.bring_over(second.caller(list))
     old.append(first.Item())
@@ -206,7 +202,7 @@ def test_a_run_that_is_not_over_puts_nothing_of_its_classes_into_the_next_runs_o
     assert [type(item) for item in live.obj] == [second.Item]
 
 
-def test_two_runs_classes_in_one_object_become_one() -> None:
+def test_two_runs_classes_become_one() -> None:
     """However they came in."""
     first, second, third = (ScriptRun(RICH) for _ in range(3))
     live = begin(first)
@@ -216,7 +212,7 @@ def test_two_runs_classes_in_one_object_become_one() -> None:
     assert {type(item) for item in go_on(live, third).items} == {third.Item}
 
 
-def test_a_class_with_another_layout_takes_a_copy() -> None:
+def test_another_layout_takes_a_copy() -> None:
     """Python can't point such an object to its new class."""
     first = ScriptRun("class State:\n    __slots__ = ('a',)\n    def __init__(self): self.a = 1")
     second = ScriptRun("class State:\n    __slots__ = ('a', 'b')\n    def __init__(self): self.a, self.b = 1, 2")
@@ -231,7 +227,7 @@ def test_a_class_with_another_layout_takes_a_copy() -> None:
 
 
 @pytest.mark.parametrize("source", [SIMPLE, RICH])
-def test_an_attribute_that_the_class_gained_is_filled_in(source: str) -> None:
+def test_a_gained_attribute_is_filled_in(source: str) -> None:
     """At the next run, with and without a copy; and once only."""
     live = begin(ScriptRun(source))
     live.obj.count = 3
@@ -242,7 +238,7 @@ def test_an_attribute_that_the_class_gained_is_filled_in(source: str) -> None:
     assert not hasattr(go_on(live, ScriptRun(grown)), "new")
 
 
-def test_a_class_that_is_gone_is_an_unrestorable_error() -> None:
+def test_a_missing_class_is_unrestorable() -> None:
     """The state's own, or one inside of it."""
     for source in ("def State(): ...", "State = list", SIMPLE):
         first = ScriptRun(RICH)
@@ -253,7 +249,7 @@ def test_a_class_that_is_gone_is_an_unrestorable_error() -> None:
             go_on(live, ScriptRun(source))
 
 
-def test_a_class_that_is_gone_and_not_needed_any_more_is_no_error() -> None:
+def test_an_unneeded_class_may_be_missing() -> None:
     """Its last instance was removed before."""
     first = ScriptRun(RICH)
     state = first.State()
@@ -263,8 +259,8 @@ def test_a_class_that_is_gone_and_not_needed_any_more_is_no_error() -> None:
     assert go_on(live, ScriptRun(SIMPLE)).items == []
 
 
-def test_a_class_that_refuses_its_state_is_an_unrestorable_error() -> None:
-    """The app's own error is its cause, and is not quoted."""
+def test_a_refusing_class_is_unrestorable() -> None:
+    """The app's own error is not quoted."""
     source = RICH + "    def __setstate__(self, state):\n        raise KeyError('secret')\n"
     first = ScriptRun(RICH)
     live = begin(first)
@@ -289,13 +285,7 @@ def test_a_change_is_seen_however_deep() -> None:
     assert live.change() is not None
 
 
-def test_what_no_record_holds_is_a_change() -> None:
-    """A fresh state is saved as it was made."""
-    live = begin(ScriptRun(SIMPLE), saved=False)
-    assert live.change() is not None
-
-
-def test_a_run_that_changes_nothing_pickles_once(count_dumps: Callable[[], int]) -> None:
+def test_an_idle_run_pickles_once(count_dumps: Callable[[], int]) -> None:
     """And once more where the script itself defines a class: a callback may have put in one of the run before."""
     script = "from collections import OrderedDict as State"
     for source, pickles in ((script, 1), (SIMPLE, 2)):
@@ -306,27 +296,18 @@ def test_a_run_that_changes_nothing_pickles_once(count_dumps: Callable[[], int])
         assert count_dumps() == before + pickles
 
 
-def test_what_can_not_be_pickled_is_refused_at_once() -> None:
+def test_the_unpicklable_is_refused_at_once() -> None:
     """From the factory, and later."""
     run = ScriptRun(SIMPLE)
     live = begin(run)
     live.obj.log["f"] = lambda: 1
-    with pytest.raises(UnpicklableError, match=r"State\.log\['f'\]"):
+    with pytest.raises(UnpicklableError, match=r"State\.log\[key 1\]"):
         live.change()
     with pytest.raises(UnpicklableError):
         begin(run, live.obj)
 
 
-def test_is_untouched_until_something_changes() -> None:
-    """In the object, or on another way."""
-    run = ScriptRun(RICH)
-    live = begin(run, saved=False)
-    assert live.is_untouched()
-    live.obj.count += 1
-    assert not live.is_untouched()
-
-
-def test_the_size_is_that_of_what_was_last_loaded_or_saved() -> None:
+def test_the_size_is_the_saved_ones() -> None:
     """In bytes of its pickle."""
     live = begin(ScriptRun(SIMPLE))
     size = live.size
@@ -342,7 +323,7 @@ def test_the_size_is_that_of_what_was_last_loaded_or_saved() -> None:
 
 
 def copied() -> tuple[Live, Any, Any, ScriptRun, ScriptRun]:
-    """Return a live object that was copied once, the earlier and the later object, and their runs."""
+    """A live object that was copied once, the earlier and the later object, and their runs."""
     first, second = ScriptRun(RICH), ScriptRun(RICH)
     live = begin(first)
     live.obj.items = [first.Item(1)]
@@ -355,8 +336,8 @@ def copied() -> tuple[Live, Any, Any, ScriptRun, ScriptRun]:
     return live, earlier, later, first, second
 
 
-def test_a_late_change_of_an_earlier_object_is_brought_in() -> None:
-    """It is saved with the rest, in this run's classes, and brought in once."""
+def test_a_late_change_is_merged_in() -> None:
+    """Of an earlier object: it is saved with the rest, in this run's classes, and merged in once."""
     live, earlier, later, first, second = copied()
     earlier.items.append(first.Item(2))
     earlier.count = 7
@@ -370,7 +351,7 @@ def test_a_late_change_of_an_earlier_object_is_brought_in() -> None:
     assert [item.n for item in later.items] == [1, 2, 3]
 
 
-def test_a_late_change_is_brought_in_at_the_next_run_too() -> None:
+def test_the_next_run_hears_it_too() -> None:
     """Before anything is copied."""
     live, earlier, _, _, _ = copied()
     earlier.count = 7
@@ -378,7 +359,7 @@ def test_a_late_change_is_brought_in_at_the_next_run_too() -> None:
     assert live.change() is not None
 
 
-def test_changes_of_several_earlier_objects_are_brought_in() -> None:
+def test_several_earlier_objects_are_heard() -> None:
     """While their runs last."""
     runs = [ScriptRun(RICH) for _ in range(6)]
     live = begin(runs[0])
@@ -391,58 +372,7 @@ def test_changes_of_several_earlier_objects_are_brought_in() -> None:
     assert live.obj.log == {f"n{n}": n for n in range(6)}
 
 
-def test_when_a_run_has_drawn_all_earlier_objects_are_let_go() -> None:
-    """No widget of an earlier run is left; a tab that lives long does not pile them up."""
-    live = begin(ScriptRun(RICH))
-    live.obj.items = [ScriptRun(RICH).Item()]
-    seen = []
-    for _ in range(20):
-        seen.append(weakref.ref(live.obj))
-        run = ScriptRun(RICH)
-        go_on(live, run)
-        live.forget_before(run.mark)
-        del run
-        gc.collect()
-    assert sum(obj() is not None for obj in seen) == 0
-
-
-def test_what_a_run_that_is_not_over_holds_stays() -> None:
-    """Though a newer run has drawn everything."""
-    live, earlier, _, _, second = copied()
-    live.forget_before(second.mark)
-    earlier.count = 9
-    live.absorb()
-    assert live.obj.count == 9
-
-
-@pytest.mark.parametrize("interrupted", [1, 10])
-def test_the_callback_of_a_widget_that_was_not_drawn_again_is_heard(interrupted: int) -> None:
-    """The runs in between were interrupted before they came to that widget."""
-    live = begin(ScriptRun(RICH))
-    live.obj.items = [ScriptRun(RICH).Item()]
-    held = live.obj
-    for count in range(interrupted):
-        go_on(live, ScriptRun(RICH))
-        gc.collect()
-        held.count += 1
-        live.absorb()
-        assert live.obj.count == count + 1
-    run = ScriptRun(RICH)
-    go_on(live, run)
-    live.forget_before(run.mark)
-    assert not live.holds(held)
-
-
-def test_of_runs_that_all_interrupt_each_other_the_last_32_are_heard() -> None:
-    """A visitor who never lets a run come to its end piles up no more objects than that."""
-    live = begin(ScriptRun(RICH))
-    live.obj.items = [ScriptRun(RICH).Item()]
-    objects = [live.obj, *(go_on(live, ScriptRun(RICH)) for _ in range(39))]
-    go_on(live, ScriptRun(RICH))
-    assert [live.holds(obj) for obj in objects] == [False] * 8 + [True] * 32
-
-
-def test_of_two_changes_of_one_value_the_newer_runs_wins(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newer_runs_change_wins(caplog: pytest.LogCaptureFixture) -> None:
     """A WARNING names the field, not the value."""
     live, earlier, later, _, _ = copied()
     earlier.count, later.count = 111, 222
@@ -456,7 +386,7 @@ def test_of_two_changes_of_one_value_the_newer_runs_wins(caplog: pytest.LogCaptu
     assert "222" not in record.message
 
 
-def test_a_late_change_that_can_not_be_pickled_is_lost_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unpicklable_late_change_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """It does not stop the newer run, once and for all."""
     live, earlier, later, _first, _second = copied()
     later.count = 1
@@ -465,10 +395,10 @@ def test_a_late_change_that_can_not_be_pickled_is_lost_and_said(caplog: pytest.L
     assert live.change() is not None
     [record] = caplog.records
     assert record.levelno == logging.ERROR
-    assert "State.log" in record.message
+    assert "State.log[key 1]" in record.message
 
 
-def test_a_broken_earlier_object_among_several_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_earlier_object_goes(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever its `__eq__` does."""
     source = RICH + "\n    def __eq__(self, other):\n        raise ValueError\n    __hash__ = None\n"
     source = source.replace("class State:", "class State:\n    def __eq__(self, other):\n        raise ValueError\n")
@@ -492,7 +422,7 @@ def test_a_forgotten_object_is_not_heard() -> None:
     assert not live.holds(earlier)
 
 
-def test_holds_knows_the_live_object_and_earlier_ones() -> None:
+def test_holds_knows_earlier_objects() -> None:
     """By identity."""
     live, earlier, later, first, _ = copied()
     assert live.holds(earlier)
@@ -500,54 +430,198 @@ def test_holds_knows_the_live_object_and_earlier_ones() -> None:
     assert not live.holds(first.State())
 
 
-def test_a_change_of_an_earlier_object_counts() -> None:
-    """Someone may hold and change that."""
-    first, second = ScriptRun(RICH), ScriptRun(RICH)
-    live = begin(first)
-    live.obj.items = [first.Item()]
-    fresh = begin(first, live.obj, saved=False)
-    old = fresh.obj
-    go_on(fresh, second)
-    assert fresh.is_untouched()
-    old.count = 1
-    assert not fresh.is_untouched()
+# --- who holds an earlier object
 
 
-def test_a_change_before_a_copy_counts() -> None:
-    """The copy's baseline is its own."""
-    first, second = ScriptRun(RICH), ScriptRun(RICH)
-    live = begin(first)
-    live.obj.items = [first.Item()]
-    go_on(live, second)
-    assert not live.is_untouched()
+def copies(count: int, source: str = RICH) -> tuple[Live, list[weakref.ref[Any]]]:
+    """A live object after this many copies, each by a run that is over, and the objects before it."""
+    live = begin(ScriptRun(source))
+    live.obj.items = [ScriptRun(source).Item()]
+    earlier = []
+    for _ in range(count):
+        earlier.append(weakref.ref(live.obj))
+        go_on(live, ScriptRun(source))
+    gc.collect()
+    return live, earlier
 
 
-# --- what was saved elsewhere
+def test_the_newest_two_are_held() -> None:
+    """A callback may hold only a part of them; all others go as soon as nobody else holds them."""
+    _, earlier = copies(20)
+    assert [reference() is not None for reference in earlier] == [False] * 18 + [True] * 2
 
 
-def test_rebase_brings_in_what_the_record_holds() -> None:
-    """The object stays, the change is due to be saved, and a field changed twice is named."""
+def test_who_holds_a_part_is_heard() -> None:
+    """As one that closed over a list of the state in the run before."""
+    live = begin(ScriptRun(RICH))
+    live.obj.items = [ScriptRun(RICH).Item()]
+    log = live.obj.log
+    for count in range(2):
+        go_on(live, ScriptRun(RICH))
+        gc.collect()
+        log[str(count)] = count
+        live.absorb()
+        assert live.obj.log == {str(n): n for n in range(count + 1)}
+
+
+def test_a_held_object_is_heard_long() -> None:
+    """The widget of an interrupted run, say, which the runs after it did not draw again; the newest 16 of such."""
+    live = begin(ScriptRun(RICH))
+    live.obj.items = [ScriptRun(RICH).Item()]
+    held = []
+    for _ in range(20):
+        held.append(live.obj)
+        go_on(live, ScriptRun(RICH))
+    assert [live.holds(obj) for obj in held] == [False] * 4 + [True] * 16
+    held[4].count += 1
+    live.absorb()
+    assert live.obj.count == 1
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_held_list_is_told(is_held: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """No weak reference to a list or dict can be made: where the app still holds an older one, a WARNING says so."""
+    live = begin(ScriptRun("State = list\nclass Item: pass"), [])
+    held: list[Any] = []
+    for _ in range(4):
+        run = ScriptRun("State = list\nclass Item: pass")
+        live.obj[:] = [live.caller.view.find("__main__", "Item")()]
+        if is_held and not held:
+            held.append(live.obj)
+        go_on(live, run)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * is_held
+    assert "list" in caplog.text or not is_held
+
+
+def test_a_held_object_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One of an own class is heard as long as anybody holds it, so nothing is to be said."""
+    live = begin(ScriptRun(RICH))
+    live.obj.items = [ScriptRun(RICH).Item()]
+    held = live.obj
+    for _ in range(4):
+        go_on(live, ScriptRun(RICH))
+    assert live.holds(held)
+    assert not caplog.records
+
+
+# --- pickles that change by themselves
+
+RESTLESS = """
+class Figure:
+    def __init__(self):
+        self.drawn = 0
+    def __getstate__(self):
+        self.drawn += 1
+        return {"drawn": min(self.drawn, 2)}
+
+class State:
+    def __init__(self):
+        self.figure, self.count = Figure(), 0
+"""
+
+
+def test_pickling_itself_is_no_change() -> None:
+    """A figure that notes that it was pickled, for instance, is not written at every run."""
+    live = begin(ScriptRun(RESTLESS))
+    assert dumps(live.obj).data != live.base
+    assert live.change() is None
+    assert live.change() is None
+    go_on(live, ScriptRun(RESTLESS))
+    assert live.change() is None
+
+
+def test_a_restless_state_can_change() -> None:
+    """What the app changes beside it is seen all the same."""
+    live = begin(ScriptRun(RESTLESS))
+    live.obj.count = 1
+    pickled = live.change()
+    assert pickled is not None
+    live.note_saved(pickled)
+    assert live.change() is None
+
+
+def test_an_unchanged_state_is_pickled_once(count_dumps: Callable[[], int]) -> None:
+    """The second pickle of the base is taken only where the object's own has changed."""
+    live = begin(ScriptRun(SIMPLE))
+    before = count_dumps()
+    assert live.change() is None
+    assert count_dumps() == before + 1
+
+
+# --- what was saved elsewhere, and what is thrown away
+
+
+def test_their_changes_are_merged_in() -> None:
+    """The object stays, its own change is still to be saved, and a field that both changed is named."""
     run = ScriptRun(RICH)
     live = begin(run)
     obj = live.obj
     obj.count, obj.log = 1, {"mine": 1}
     theirs = run.State()
     theirs.count, theirs.items = 2, [run.Item(5)]
-    assert live.rebase(begin(run, theirs)) == ["State.count"]
+    assert live.merge(begin(run, theirs)) == ["State.count"]
     assert live.obj is obj
     assert (obj.count, [item.n for item in obj.items], obj.log) == (1, [5], {"mine": 1})
     assert live.change() is not None
 
 
-def test_after_a_rebase_the_record_is_the_base() -> None:
+def test_a_merge_is_the_next_base() -> None:
     """So that the next conflict knows what is new."""
     run = ScriptRun(RICH)
     live = begin(run)
     live.obj.items.append(1)
-    theirs = run.State()
-    theirs.items.append(2)
-    live.rebase(begin(run, theirs))
-    theirs = run.State()
-    theirs.items += [2, 3]
-    live.rebase(begin(run, theirs))
+    for theirs in ([2], [2, 3]):
+        state = run.State()
+        state.items = theirs
+        live.merge(begin(run, state))
     assert live.obj.items == [2, 3, 1]
+
+
+def test_an_untouched_state_follows_theirs() -> None:
+    """It becomes what the record holds, in place, and that is no change of its own."""
+    run = ScriptRun(SIMPLE)
+    live = begin(run)
+    obj = live.obj
+    theirs = run.State()
+    theirs.count, theirs.items = 5, [1]
+    live.follow(begin(run, theirs))
+    assert live.obj is obj
+    assert (obj.count, obj.items) == (5, [1])
+    assert live.change() is None
+
+
+def test_a_thrown_away_change_is_gone() -> None:
+    """The object is a new one; what a callback still does to the old one is merged in."""
+    live = begin(ScriptRun(SIMPLE))
+    old = live.obj
+    old.count = 7
+    live.go_back(live.base)
+    assert (live.obj.count, live.change()) == (0, None)
+    old.items.append(1)
+    live.absorb()
+    assert (live.obj.count, live.obj.items) == (0, [1])
+
+
+def test_a_part_may_be_taken_back() -> None:
+    """What came from one pickle to the next one is undone, and what came then stays."""
+    live = begin(ScriptRun(SIMPLE))
+    before = dumps(live.obj).data
+    live.obj.log["first"] = 1
+    since = dumps(live.obj).data
+    live.obj.log["then"] = 2
+    live.take_back(before, since)
+    assert live.obj.log == {"then": 2}
+    assert live.change() is not None
+
+
+def test_a_replacement_is_a_copy() -> None:
+    """A shared object of the app's stays the app's (S22); what was live before is not heard any more."""
+    run = ScriptRun(SIMPLE)
+    live = begin(run)
+    old, shared = live.obj, run.State()
+    shared.count = 3
+    live.replace(shared)
+    assert live.obj is not shared
+    assert live.obj.count == 3
+    assert live.change() is not None
+    assert not live.holds(old)

@@ -130,9 +130,11 @@ def test_theirs_and_base_stay() -> None:
         (State(a=1), State(), State(a=3), "State.a"),
         (State(a=1), State(a=2), State(), "State.a"),
         (State(), State(a=2), State(a=3), "State.a"),
-        ({"a": State(b=1)}, {"a": State(b=2)}, {"a": State(b=3)}, "dict['a'].b"),
-        ({"my words": 1}, {"my words": 2}, {"my words": 3}, "dict[...]"),
-        ({1: 1}, {1: 2}, {1: 3}, "dict[...]"),
+        ({"a": State(b=1)}, {"a": State(b=2)}, {"a": State(b=3)}, "dict[key 1].b"),
+        ({"my words": 1}, {"my words": 2}, {"my words": 3}, "dict[key 1]"),
+        ({0: 0, 1: 1}, {0: 0, 1: 2}, {0: 0, 1: 3}, "dict[key 2]"),
+        ({1: 1, 0: 0}, {0: 0}, {1: 2, 0: 0}, "dict[new key]"),
+        ({"a": [State(b=1)]}, {"a": [State(b=2)]}, {"a": [State(b=3)]}, "dict[key 1][...].b"),
         (State(a=[1, 2]), State(a=[2]), State(a=[1, 3]), "State.a"),
         (State(a=[1]), State(a=[2, 3]), State(a=[1, 4]), "State.a"),
         (State(a=(1,)), State(a=(1, 2)), State(a=(1, 3)), "State.a"),
@@ -143,28 +145,28 @@ def test_theirs_and_base_stay() -> None:
     ],
 )
 def test_mine_wins_and_says_so(base: Any, mine: Any, theirs: Any, path: str) -> None:
-    """The path names the field; of a key only what reads like a name."""
+    """The path names the field; of a dict only the place of the key, which may be a visitor's own words."""
     result, lost = merged(base, mine, theirs)
     assert same(result, mine)
     assert lost == [path]
 
 
 def test_the_same_change_is_no_conflict() -> None:
-    """Nothing is lost."""
+    """Nothing of it is lost."""
     assert merged(State(a="", b=[1]), State(a="x", b=[1, 2]), State(a="x", b=[1, 2]))[1] == []
 
 
 def test_equal_numbers_may_be_increments() -> None:
     """Of which one is lost; but not where nothing was counted, or a fresh state meets a saved one."""
-    assert merged({"n": 1}, {"n": 2}, {"n": 2}) == ({"n": 2}, ["dict['n']"])
-    assert merged({}, {"n": 1.5}, {"n": 1.5}) == ({"n": 1.5}, ["dict['n']"])
+    assert merged({"n": 1}, {"n": 2}, {"n": 2}) == ({"n": 2}, ["dict[key 1]"])
+    assert merged({}, {"n": 1.5}, {"n": 1.5}) == ({"n": 1.5}, ["dict[key 1]"])
     assert merged({}, {"n": 0}, {"n": 0}) == ({"n": 0}, [])
     assert merged({"n": 1}, {"n": True}, {"n": True}) == ({"n": True}, [])
     assert merge({"n": 1}, {"n": 2}, {"n": 2}, theirs_win=True) == ({"n": 2}, [])
 
 
 def test_slots_are_merged_private_ones_too() -> None:
-    """Under their real names."""
+    """They go by their real names."""
     base, mine, theirs = RUN.Slots(), RUN.Slots(), RUN.Slots()
     mine.other = 1
     theirs.set(2)
@@ -173,14 +175,14 @@ def test_slots_are_merged_private_ones_too() -> None:
 
 
 def test_pydantic_models_are_merged_by_field() -> None:
-    """And stay whole."""
+    """They stay whole."""
     result, lost = merged(RUN.Model(), RUN.Model(n=1, tags=["a"]), RUN.Model(m=2))
     assert (result.n, result.m, result.tags, lost) == (1, 2, ["a"], [])
     assert result.model_dump() == {"n": 1, "m": 2, "tags": ["a"]}
 
 
 def test_own_dicts_have_keys_and_attributes() -> None:
-    """Neither hides the other."""
+    """Neither of the two hides the other."""
     base, mine, theirs = (RUN.Words(a=1, b=1) for _ in range(3))
     base.x = mine.x = 1
     mine["a"], theirs["b"], theirs.x = 2, 2, 2
@@ -205,7 +207,7 @@ def test_a_shared_list_gets_it_once() -> None:
 
 
 def test_sets_follow_both_sides() -> None:
-    """Member by member."""
+    """Each member is added or removed by itself."""
     assert merged({1, 2, 3}, {1, 2, 4}, {2, 3, 5}) == ({2, 4, 5}, [])
 
 
@@ -396,7 +398,7 @@ def test_a_frame_is_one_value() -> None:
 # --- laws
 
 # Machines that many share are slow at times: that is no error.
-BOUNDED = settings(max_examples=60, deadline=None)
+BOUNDED = settings(max_examples=40)
 
 leaves = st.one_of(st.integers(0, 3), st.booleans(), st.text("ab", max_size=2), st.none())
 names = st.sampled_from(["a", "b", "c", "d"])
@@ -418,7 +420,7 @@ states = st.dictionaries(names, trees, max_size=4).map(lambda values: State(**va
 @BOUNDED
 @given(states, states)
 def test_if_they_changed_nothing_mine_stays(base: Any, mine: Any) -> None:
-    """By value and as an object."""
+    """Compared by value and as an object."""
     kept = copy.deepcopy(mine)
     result, lost = merge(base, mine, copy.deepcopy(base))
     assert result is mine
@@ -429,7 +431,7 @@ def test_if_they_changed_nothing_mine_stays(base: Any, mine: Any) -> None:
 @BOUNDED
 @given(trees, trees)
 def test_untouched_mine_takes_theirs(base: Any, theirs: Any) -> None:
-    """By value."""
+    """Compared by value."""
     result, lost = merge(base, copy.deepcopy(base), copy.deepcopy(theirs))
     assert same(result, theirs)
     assert lost == []
@@ -506,7 +508,7 @@ def test_theirs_may_win() -> None:
     """Where both changed one value; everything else is merged as always."""
     merged, both = merge({"n": 0, "l": []}, {"n": 1, "l": [1]}, {"n": 2, "l": [2]}, theirs_win=True)
     assert merged == {"n": 2, "l": [2, 1]}
-    assert both == ["dict['n']"]
+    assert both == ["dict[key 1]"]
 
 
 def test_a_scripts_greeting_comes_once() -> None:

@@ -27,7 +27,7 @@ RUN = ScriptRun("""
 """)
 Thing = RUN.Thing
 
-GRAPHS = settings(max_examples=int(os.environ.get("MERGE_EXAMPLES", "150")), deadline=None)
+GRAPHS = settings(max_examples=int(os.environ.get("MERGE_EXAMPLES", "60")))
 
 
 # --- shapes: what is compared, identities included
@@ -278,7 +278,7 @@ def test_an_open_chat_is_kept(kind: str) -> None:
     assert titles(result) == {"a": "a", "b": "b", "c": "c"}
     assert result.current is result.chats["c"]
     assert [result.chats[key].messages for key in "abc"] == [["theirs"], [], ["mine"]]
-    assert [path.endswith(("current", "['current']")) for path in lost] == [True]
+    assert [path.endswith(("Chats.current", "Chats[key 1]")) for path in lost] == [True]
 
 
 def test_fresh_and_saved_chats_stay_apart(kind: str) -> None:
@@ -380,4 +380,4 @@ def test_the_work_grows_with_the_graph(shaped: str) -> None:
         assert lost == []
         return count
 
-    assert calls(800) < 4.6 * calls(200)
+    assert calls(400) < 4.6 * calls(100)

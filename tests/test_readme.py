@@ -1,201 +1,295 @@
-"""The README's examples run as they stand."""
+"""The examples of README and docs run as they stand."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 import tomllib
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 import persist_session
-from support import AppServer, StrippingProxy, write_app
+from persist_session import settings
+from persist_session.stores import MemoryStore
+from support import AppServer, StrippingProxy, Visitor, write_app
 
 if TYPE_CHECKING:
-    from conftest import Serve, Visit
+    from collections.abc import Iterator
 
-    from support import Visitor
+    from conftest import Visit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8")
+    for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
+}
+README = PAGES["README.md"]
+TEXT = "\n".join(PAGES.values())
+SETTINGS = set(inspect.signature(persist_session.configure).parameters)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of the README and the heading above it."""
+    """A fenced block, its page, and the heading above it."""
 
+    page: str
     heading: str
-    line: int
     source: str
 
     def __str__(self) -> str:
-        return f"{self.heading.lower().replace(' ', '-')}-line-{self.line}"
+        return f"{Path(self.page).stem}-{self.heading.lower().replace(' ', '-')}".replace("persist_session", "first")
 
 
 def blocks(language: str) -> list[Block]:
-    """Return the README's blocks of one language, in order."""
-    found = re.finditer(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    """Return the blocks of one language, in order."""
     return [
-        Block(_heading_before(block.start()), README.count("\n", 0, block.start()) + 1, block[1]) for block in found
+        Block(page, _heading_before(text[: found.start()]), found[1])
+        for page, text in PAGES.items()
+        for found in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     ]
 
 
-def _heading_before(position: int) -> str:
-    outside_blocks = re.sub(r"^```.*?^```$", "", README[:position], flags=re.MULTILINE | re.DOTALL)
-    return str(re.findall(r"^#+ (.*)$", outside_blocks, flags=re.MULTILINE)[-1])
+def _without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def _is_test(block: Block) -> bool:
-    return "\ndef test_" in block.source
+def _heading_before(text: str) -> str:
+    return str(re.findall(r"^#+ (.*)$", _without_blocks(text), flags=re.MULTILINE)[-1])
 
 
-def _is_server(block: Block) -> bool:
-    return "st.App(" in block.source
+def _kind(block: Block) -> str:
+    signs = {"st.App(": "server", "\ndef test_": "test", "st.navigation(": "alone", "\nconfigure(": "alone"}
+    kinds = [kind for sign, kind in signs.items() if sign in block.source]
+    if "import streamlit as st" not in block.source:
+        kinds = kinds if kinds[:1] == ["test"] else ["script"]
+    return kinds[0] if kinds else "page"
 
 
-SERVERS = [block for block in blocks("python") if _is_server(block)]
-APPS = [block for block in blocks("python") if not _is_test(block) and not _is_server(block)]
-TESTS = [block for block in blocks("python") if _is_test(block)]
-SETTINGS = set(inspect.signature(persist_session.configure).parameters)
+PYTHON = {
+    kind: [block for block in blocks("python") if _kind(block) == kind]
+    for kind in ("server", "test", "alone", "script", "page")
+}
+
+# One server shows all examples that can be pages of one app.
+FRAME = """
+    from pathlib import Path
+    import streamlit as st
+
+    st.navigation([st.Page(path) for path in sorted(Path(__file__).parent.glob("example*.py"))]).run()
+"""
 
 
-def test_the_readme_has_examples() -> None:
+@dataclass(frozen=True)
+class Examples:
+    """A server of all examples, and a proxy before it that strips cookies."""
+
+    server: AppServer
+    proxied: str
+
+    def open(self, visit: Visit, block: Block, *, strips: bool = False) -> Visitor:
+        """Return a new browser's tab on the page of an example."""
+        page = f"example{PYTHON['page'].index(block):02}"
+        return visit(self.proxied if strips else self.server.url, page=page, strip_cookies=strips)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
+    """Return all examples, served."""
+    folder = tmp_path_factory.mktemp("examples")
+    write_app(folder, "import streamlit", "example.py")  # the page at "/"
+    for number, block in enumerate(PYTHON["page"]):
+        write_app(folder, block.source, f"example{number:02}.py")
+    with ExitStack() as stack:
+        server = stack.enter_context(AppServer(write_app(folder, FRAME)))
+        yield Examples(server, stack.enter_context(StrippingProxy(server.url)).url)
+
+
+@pytest.fixture
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test configure; afterwards all is as before."""
+    monkeypatch.setattr(settings, "_configured", {})
+    monkeypatch.setattr(settings, "_resolved", {})
+
+
+# --- the examples
+
+
+def test_examples_are_found() -> None:
     """The patterns above still find the blocks, so that no later test passes for want of one."""
-    assert len(APPS) > 10
-    assert TESTS
-    assert blocks("toml")
-    assert blocks("bash")
-    assert SERVERS
-    assert len(SERVERS) + len(APPS) + len(TESTS) + len(blocks("toml")) + len(blocks("bash")) == README.count("\n```\n")
+    assert {kind: len(found) > 0 for kind, found in PYTHON.items()} == dict.fromkeys(PYTHON, True)
+    found = [block for language in ("python", "toml", "bash", "text") for block in blocks(language)]
+    assert len(found) == TEXT.count("\n```\n")
 
 
-@pytest.mark.parametrize("block", APPS, ids=str)
-def test_an_example_runs(block: Block, serve: Serve, visit: Visit) -> None:
+@pytest.mark.parametrize("block", PYTHON["page"], ids=str)
+def test_example_runs_on_a_server(block: Block, examples: Examples, visit: Visit) -> None:
     """An example shows no exception on a first visit, after any of its buttons, and after a reload."""
-    server = serve(block.source)
-    tab = visit(server)
-    assert tab.exceptions() == []
+    tab = examples.open(visit, block)
     for label in [button.label for button in tab.find("button")]:
         tab = tab.click(label)
         assert tab.exceptions() == []
     assert tab.reload().exceptions() == []
-    assert "Traceback" not in server.logs()
+    assert "Traceback" not in examples.server.logs()
 
 
-@pytest.mark.parametrize("block", SERVERS, ids=str)
-def test_an_example_of_a_server_sets_the_cookies(block: Block, tmp_path: Path, visit: Visit) -> None:
-    """Of all states that it names, for who has agreed: with an example as app.py the page brings them HttpOnly."""
-    names = re.findall(r'names=\["([a-z-]+)"\]', block.source)
-    assert names
-    example = next(app for app in APPS if all(f'"{name}"' in app.source for name in names))
-    write_app(tmp_path, example.source)
-    with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
-        assert _cookies_of_a_page(server, "banner=yes") == {f"{name}-{server.port}" for name in names}
-        tab = visit(server, fetch_page=True)
-        assert (tab.exceptions(), tab.iframes()) == ([], [])
-        assert "Traceback" not in server.logs()
+@pytest.mark.parametrize("block", PYTHON["alone"], ids=str)
+def test_example_runs_alone(block: Block, tmp_path: Path, own_settings: None) -> None:
+    """An example that configures the process, or has pages of its own, shows no exception, after any button neither."""
+    persist_session.configure(store=MemoryStore(), secret_keys=["k" * 32])
+    app = AppTest.from_file(str(write_app(tmp_path, block.source)), default_timeout=30).run()
+    for number in range(len(app.button)):
+        app.button[number].click().run()
+    assert not app.exception
 
 
-def test_an_example_of_a_server_asks_for_consent(tmp_path: Path) -> None:
-    """Who has not agreed gets the cookie of the state that holds their answer, and no other."""
-    (block,) = [block for block in SERVERS if "remember=" in block.source]
-    write_app(tmp_path, _app_under("Ask before you remember").source)
-    with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
-        assert _cookies_of_a_page(server, "banner=no") == {f"consent-{server.port}"}
+@pytest.mark.parametrize("block", PYTHON["test"], ids=str)
+def test_example_of_a_test_passes(
+    block: Block, tmp_path: Path, own_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An example of a test passes beside the first example as app.py."""
+    write_app(tmp_path, PYTHON["page"][0].source)
+    namespace = _run(write_app(tmp_path, block.source, "test_app.py"), monkeypatch)
+    (test,) = [value for name, value in namespace.items() if name.startswith("test_")]
+    test()
 
 
-def _cookies_of_a_page(server: AppServer, cookie: str) -> set[str]:
-    """Return the names of the HttpOnly cookies, but for Streamlit's own, that a page brings who sends this one."""
-    request = urllib.request.Request(server.url, headers={"Cookie": cookie})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as page:
-        found = [value for value in page.headers.get_all("Set-Cookie") if "HttpOnly" in value]
-    return {value.partition("=")[0] for value in found if not value.startswith("_streamlit")}
+@pytest.mark.parametrize("block", PYTHON["script"], ids=str)
+def test_example_of_a_script_ends(
+    block: Block, tmp_path: Path, own_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An example for a cron job runs outside of an app."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _run(write_app(tmp_path, block.source.replace("/srv/state", f"{tmp_path}/state"), "script.py"), monkeypatch)
 
 
-def test_the_first_example_counts_and_survives_a_reload(serve: Serve, visit: Visit) -> None:
-    """The ten lines at the top do what the text below them says."""
-    tab = visit(serve(APPS[0].source))
-    tab.click("Increment").click("Increment")
-    reloaded = tab.reload()
-    assert reloaded.metric("Count") == "2"
-    assert reloaded.runs == 1
+def _run(path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return the globals of a script that was run in its folder."""
+    monkeypatch.chdir(path.parent)
+    namespace: dict[str, Any] = {"__name__": "example", "__file__": str(path)}
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+    return namespace
 
 
-def test_a_kept_widget_takes_one_edit_after_another(serve: Serve, visit: Visit) -> None:
-    """A widget that gets its value from the state, with a key, loses no edit."""
-    tab = visit(serve(_app_under("Keep what a widget shows").source))
-    for city in ("Rome", "Oslo", "Lima"):
-        tab.set_text_input("City", city)
-        assert _shown_first(tab.new_tab(), "City") == city
+# --- and do what the text says
 
 
-def test_a_kept_widget_follows_another_tab(serve: Serve, visit: Visit) -> None:
+def test_first_example_survives_a_reload(examples: Examples, visit: Visit) -> None:
+    """The ten lines at the top show their number in the first run after a reload."""
+    tab = examples.open(visit, PYTHON["page"][0]).click("Increment").click("Increment").reload()
+    assert (tab.metric("Count"), tab.runs) == ("2", 1)
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["direct", "stripped"])
+@pytest.mark.parametrize(
+    ("heading", "label", "saved_by"),
+    [("Keep what a widget shows", "City", None), ("Load and save by hand", "Text", "Save")],
+)
+def test_field_loses_no_edit(  # noqa: PLR0917 (fixtures and parameters)
+    heading: str, label: str, saved_by: str | None, strips: bool, examples: Examples, visit: Visit
+) -> None:
+    """A field with a kept value takes one edit after another, and shows the last one after reloads."""
+    tab = examples.open(visit, _page_under(heading), strips=strips)
+    for text in ("Rome", "Oslo", "Lima"):
+        tab.set_text_input(label, text)
+        tab = tab.click(saved_by) if saved_by else tab
+    for _ in range(2):
+        tab = tab.reload().rerun()
+        assert _shown_in(tab, label) == "Lima"
+
+
+def test_field_follows_another_tab(examples: Examples, visit: Visit) -> None:
     """A tab whose widget still has the old value shows the new one at its next run, and saves nothing over it."""
-    tab = visit(serve(_app_under("Keep what a widget shows").source)).set_text_input("City", "Oslo")
+    tab = examples.open(visit, _page_under("Keep what a widget shows")).set_text_input("City", "Oslo")
     other = tab.new_tab().set_text_input("City", "Rome")
-    tab.rerun()
-    assert _shown_first(tab, "City") == "Rome"
-    assert _shown_first(other.new_tab(), "City") == "Rome"
+    assert _shown_in(tab.rerun(), "City") == "Rome"
+    assert _shown_in(other.reload(), "City") == "Rome"
 
 
-def test_a_kept_widget_is_not_overwritten_behind_a_proxy(serve: Serve, visit: Visit) -> None:
-    """Where each page load asks the browser, the widget of a reloaded page has the saved value, and keeps it."""
-    with StrippingProxy(serve(_app_under("Keep what a widget shows").source).url) as proxy:
-        tab = visit(proxy.url, strip_cookies=True).set_text_input("City", "Rome")
-        for _ in range(2):
-            tab = tab.reload()
-            assert _shown_first(tab, "City") == "Rome"
-            tab.rerun()
+def test_consent_is_asked_before_it_is_kept(examples: Examples, visit: Visit) -> None:
+    """The basket outlives a reload from the moment on when the visitor agreed, and no longer when they took it back."""
+    tab = examples.open(visit, _page_under("Ask before you remember")).click("Add a lamp")
+    assert _lamps(tab := tab.reload()) == 0
+    assert _lamps(tab := tab.click("Add a lamp").set_widget(tab.find("checkbox")[0], True).reload()) == 1
+    assert _lamps(tab := tab.set_widget(tab.find("checkbox")[0], False)) == 1
+    assert _lamps(tab.reload()) == 0
 
 
-def test_a_renamed_class_with_its_old_name_loads(serve: Serve, visit: Visit) -> None:
+def test_forgetting_deletes_the_notes(examples: Examples, visit: Visit) -> None:
+    """Either button does."""
+    tab = examples.open(visit, _page_under("Forget"))
+    for label in ("Forget my notes", "Forget me"):
+        tab = tab.click("Note").reload()
+        assert "a note" in str(tab.texts())
+        tab = tab.click(label).reload()
+        assert "a note" not in str(tab.texts())
+
+
+def test_renamed_class_loads_under_its_old_name(tmp_path: Path, own_settings: None) -> None:
     """A state saved under the old class name loads where the old name still stands, and only there."""
-    renamed = _app_under("Rename a class, add an attribute").source
+    persist_session.configure(store=MemoryStore(), secret_keys=["k" * 32])
+    renamed = _page_under("Rename a class").source.replace(", Preferences)", ', Preferences, user="ada")')
     line_of_old_name = "Prefs = Preferences  # saved states still ask for it\n"
     assert line_of_old_name in renamed
     old = renamed.replace(line_of_old_name, "").replace("Preferences", "Prefs")
-    server = serve(old.replace("st.write(preferences.colour)", 'preferences.colour = "plum"'))
-    tab = visit(server)
+    saves = old.replace("st.write(preferences.colour)", 'preferences.colour = "plum"')
 
-    server.app.write_text(renamed.replace(line_of_old_name, ""), encoding="utf-8")
-    server.restart()
-    assert "UnloadableStateError" in "".join(visit(server, jar=tab.jar).exceptions())
+    def visited(source: str) -> AppTest:
+        return AppTest.from_file(str(write_app(tmp_path, source)), default_timeout=30).run()
 
-    server.app.write_text(renamed, encoding="utf-8")
-    server.restart()
-    assert visit(server, jar=tab.jar).texts() == ["plum"]
+    assert not visited(saves).exception
+    assert "UnloadableStateError" in str(visited(renamed.replace(line_of_old_name, "")).exception[0])
+    assert visited(renamed).markdown[0].value == "plum"
 
 
-@pytest.mark.parametrize("block", TESTS, ids=str)
-def test_an_example_of_a_test_passes(block: Block, tmp_path: Path) -> None:
-    """An example of a test passes in a pytest of its own, beside the first example as app.py."""
-    (tmp_path / "app.py").write_text(APPS[0].source, encoding="utf-8")
-    (tmp_path / "test_app.py").write_text(block.source, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--rootdir",
-        str(tmp_path),
-        "test_app.py",
-    ]
-    run = subprocess.run(
-        command, cwd=tmp_path, env=_environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+@pytest.mark.parametrize("block", {block.source: block for block in PYTHON["server"]}.values(), ids=str)
+def test_example_of_a_server_sets_the_cookie(block: Block, tmp_path: Path, visit: Visit) -> None:
+    """The page brings who has agreed the cookie, HttpOnly; who has not gets it only where nobody is asked."""
+    write_app(tmp_path, PYTHON["page"][0].source)
+    with AppServer(write_app(tmp_path, block.source, "asgi.py")) as server:
+        cookie = f"persist_session-{server.port}"
+        assert _cookies_of_a_page(server, "banner=yes") == [cookie]
+        assert _cookies_of_a_page(server, "banner=no") == ([] if "remember=" in block.source else [cookie])
+        tab = visit(server, fetch_page=True, jar={"banner": "yes"}).click("Increment").reload()
+        assert (tab.metric("Count"), tab.runs, tab.exceptions(), tab.iframes()) == ("1", 1, [], [])
+
+
+def _cookies_of_a_page(server: AppServer, cookie: str) -> list[str]:
+    """Return the names of the HttpOnly cookies, but for Streamlit's own, that a page brings who sends this one."""
+    request = urllib.request.Request(server.url, headers={"Cookie": cookie})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as page:
+        found = [value for value in page.headers.get_all("Set-Cookie") or [] if "HttpOnly" in value]
+    return [value.partition("=")[0] for value in found if not value.startswith("_streamlit")]
+
+
+def _page_under(heading: str) -> Block:
+    return next(block for block in PYTHON["page"] if block.heading == heading)
+
+
+def _shown_in(tab: Visitor, label: str) -> str:
+    (element,) = [each for kind in ("text_input", "text_area") for each in tab.find(kind) if each.label == label]
+    return str(element.proto.value if element.proto.set_value else element.proto.default)
+
+
+def _lamps(tab: Visitor) -> int:
+    return str(tab.texts()).count("lamp")
+
+
+# --- what the text names
+
+
+def test_readme_is_short() -> None:
+    """It has 1,500 words at most, code included."""
+    assert len(README.split()) <= 1500
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
-def test_an_example_of_secrets_names_settings(block: Block) -> None:
+def test_example_of_secrets_names_settings(block: Block) -> None:
     """Every key in an example of secrets.toml is a setting, and every secret key is long enough."""
     section = tomllib.loads(block.source)["persist_session"]
     assert set(section) <= SETTINGS
@@ -203,48 +297,51 @@ def test_an_example_of_secrets_names_settings(block: Block) -> None:
 
 
 def test_every_variable_is_a_setting() -> None:
-    """Every environment variable that the README names belongs to a setting."""
-    named = set(re.findall(r"PERSIST_SESSION_([A-Z_]+)", README))
+    """Every environment variable that is named belongs to a setting."""
+    named = set(re.findall(r"PERSIST_SESSION_([A-Z_]+)", TEXT))
     assert named
     assert {name.lower() for name in named} <= SETTINGS
 
 
-def test_the_table_of_settings_is_complete() -> None:
-    """The README's table has every setting, and no other."""
-    table = README[README.index("| setting |") :].split("\n\n")[0]
-    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == SETTINGS
+def test_tables_are_complete() -> None:
+    """The tables have every setting, every option and every method of a store, and no other."""
+    options = set(inspect.signature(persist_session.persistent_state).parameters) - {"name", "factory"}
+    methods = {name for name, value in vars(persist_session.Store).items() if name[0] != "_" and callable(value)}
+    assert _table("docs/settings.md", "| setting |") == SETTINGS
+    assert _table("README.md", "| option |") == options
+    assert _table("docs/stores.md", "| method |") == methods
+
+
+def _table(page: str, head: str) -> set[str]:
+    table = PAGES[page][PAGES[page].index(head) :].split("\n\n")[0]
+    return set(re.findall(r"^\| `(\w+)", table, flags=re.MULTILINE))
 
 
 def test_every_make_target_exists() -> None:
-    """Every `make` command that the README shows is a target of the Makefile."""
+    """Every `make` command that is named is a target of the Makefile."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    named = {target for block in blocks("bash") for target in re.findall(r"^make (\w+)", block.source, re.MULTILINE)}
+    named = set(re.findall(r"`make (\w+)`", TEXT))
     assert named
     assert named <= set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
 
 
-def test_every_link_into_the_repository_leads_somewhere() -> None:
-    """Pictures, files and headings that the README links to exist."""
-    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
-    headings = re.findall(r"^#+ (.*)$", README, flags=re.MULTILINE)
-    anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert [t for t in targets if t not in anchors and not (REPOSITORY / t).is_file()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page: str) -> None:
+    """Pictures, files and headings that are linked to exist."""
+    for target in re.findall(r"\]\(([^)]+)\)", _without_blocks(PAGES[page])):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            file = (REPOSITORY / page).parent / path if path else REPOSITORY / page
+            assert file.is_file(), target
+            assert not anchor or anchor in _anchors(file), target
 
 
-def test_every_public_name_in_the_text_exists() -> None:
-    """What the README imports or raises is exported."""
-    named = set(re.findall(r"`(\w+Error)`", README))
-    assert named <= set(persist_session.__all__)
+def _anchors(file: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", _without_blocks(file.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def _app_under(heading: str) -> Block:
-    return next(block for block in APPS if block.heading == heading)
-
-
-def _shown_first(tab: Visitor, label: str) -> str:
-    (element,) = [element for element in tab.find("text_input") if element.label == label]
-    return str(element.proto.value if element.proto.set_value else element.proto.default)
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+def test_every_error_exists() -> None:
+    """Every error that is named is exported, and every exported one is named."""
+    exported = {name for name in persist_session.__all__ if name.endswith("Error")}
+    assert set(re.findall(r"`(\w+Error)`", TEXT)) == exported

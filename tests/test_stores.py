@@ -604,7 +604,7 @@ def sweep(store: Store, at: float) -> int | None:
 
 
 def test_one_wrong_clock_removes_nothing(backend: Backend) -> None:
-    """All stays while it is 40 days later for a moment; two proper sweeps later the expired one is gone, and only that."""
+    """All stays while it is 40 days later for a moment; two proper sweeps later only the expired record is gone."""
     store, start = backend.store, 1e9
     put_until(store, KEY, start + 30 * DAY)
     put_until(store, OTHER, start + DAY)

@@ -21,10 +21,10 @@ from persist_session.errors import (
     UnloadableStateError,
     UnpicklableStateError,
 )
+from persist_session.moving import move
 from persist_session.objects.live import Caller
 from persist_session.records import Absence, Home, Kind, Saved
 from persist_session.stores import MemoryStore
-from persist_session.moving import move
 from persist_session.transaction import Options, Transaction
 from support.records import KEYS, CountingStore, home
 from support.script import ScriptRun
@@ -686,6 +686,20 @@ def test_a_state_moves_where_nothing_is() -> None:
     assert store.writes == 1
     assert Tab(at).state.count == 2
     assert Tab(tab.own).state.count == 0
+
+
+def test_a_move_onto_an_expired_record() -> None:
+    """It takes the record's place, and nothing of it is merged."""
+    at, _ = counting()
+    with time_machine.travel(1000.0, tick=False) as clock:
+        old = Tab(at)
+        old.state.count = 1
+        old.commit()
+        clock.shift(4000.0)
+        tab = Tab(tab_home())
+        tab.state.items.append(2)
+        tab.move(at)
+        assert (Tab(at).state.count, Tab(at).state.items) == (0, [2])
 
 
 def test_moved_is_not_cleared() -> None:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from persist_session import persist, state_info
+from persist_session import persist
 
 
 @persist("demo-visits")
@@ -24,12 +24,10 @@ st.metric("Count", state.count, border=True)
 
 @persist("demo-mood", dict)  # on a function: it gets the state first
 def ask_for_mood(state):
-    if state_info("demo-mood").cookie == "asking":
-        return  # the browser's answer is on its way: a widget drawn now would not show the saved mood
-    mood = st.feedback("faces", key="mood", default=state.get("mood"))
-    if mood is not None:
-        state["mood"] = mood
-        st.caption(f"{mood + 1} of 5. Thank you!")
+    st.session_state.mood = state.get("mood")  # the widget shows what is kept
+    st.feedback("faces", key="mood", on_change=lambda: state.update(mood=st.session_state.mood))
+    if state.get("mood") is not None:
+        st.caption(f"{state['mood'] + 1} of 5. Thank you!")
 
 
 st.write("How do you like it?")

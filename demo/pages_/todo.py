@@ -5,7 +5,7 @@ from enum import Enum
 
 import streamlit as st
 
-from persist_session import persistent_state, state_info
+from persist_session import persistent_state
 
 
 class Show(Enum):
@@ -36,6 +36,10 @@ def add() -> None:
     st.session_state.new_task = ""
 
 
+def pick() -> None:
+    todo.show = st.session_state.show
+
+
 def tick(task: Task) -> None:
     task.done = not task.done
 
@@ -45,12 +49,9 @@ def drop(task: Task) -> None:
 
 
 with persistent_state("demo-todo", Todo) as todo:
-    if state_info("demo-todo").cookie == "asking":
-        st.stop()  # the browser's answer is on its way: widgets drawn now would not show the saved list
     st.text_input("What is to be done?", key="new_task", on_change=add, placeholder="A task, then Enter")
-    todo.show = st.segmented_control(
-        "Show", Show, default=todo.show, key="show", required=True, format_func=lambda show: show.value
-    )
+    st.session_state.show = todo.show  # the widget shows what is kept
+    st.segmented_control("Show", Show, key="show", on_change=pick, required=True, format_func=lambda show: show.value)
     for number, task in enumerate(todo.visible()):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.checkbox(task.text, task.done, key=f"{number}-{task}", on_change=tick, args=(task,), width="stretch")

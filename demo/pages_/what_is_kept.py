@@ -9,6 +9,7 @@ COOKIE = {
     "seen": ":green-badge[cookie seen]",
     "pending": ":orange-badge[cookie on its way]",
     "asking": ":gray-badge[asking the browser]",
+    "none": "",
 }
 
 
@@ -17,7 +18,7 @@ def describe(info: StateInfo) -> str:
         return "Nothing saved yet."
     return (
         f"{info.size:,} bytes · saved {info.saved_at:%d %b %H:%M} UTC · "
-        f"expires {info.expires_at:%d %b %Y} · record {info.record_key[:8]}…"
+        f"expires {info.expires_at:%d %b %Y} · visitor {info.visitor_key[:8]}…"
     )
 
 
@@ -35,11 +36,6 @@ def card(kept: Kept) -> None:
             st.page_link(kept.page, label="Open its page once to see it here", icon=":material/arrow_forward:")
 
 
-def clear_everything() -> None:
-    for kept in KEPT:
-        clear_cookie_state(kept.name)
-
-
 for kept in KEPT:
     card(kept)
-st.button("Clear everything", type="primary", icon=":material/delete_forever:", on_click=clear_everything)
+st.button("Clear everything", type="primary", icon=":material/delete_forever:", on_click=clear_cookie_state)

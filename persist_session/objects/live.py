@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from persist_session.objects.classes import UnrestorableError, View
+from persist_session.objects.copies import Copies
 from persist_session.objects.graft import become
 from persist_session.objects.merge import merge
 from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, loads
@@ -17,11 +17,6 @@ from persist_session.objects.sameness import same
 from persist_session.objects.schema import FACTORY, changed, fill, shapes
 
 _log = logging.getLogger(__name__)
-
-_KEPT = 2
-"""The newest of the earlier objects are held even if nobody else does: a widget's callback may hold a part of one."""
-_KNOWN = 16
-"""The number of earlier objects that are listened to, as long as somebody holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,44 +26,6 @@ class Caller:
     view: View
     factory: Callable[[], Any]
     run: weakref.ref[Any]
-
-
-class Earlier:
-    """An object that was the live one, which a run, a callback or the app may still hold and change."""
-
-    __slots__ = ("_obj", "_reference", "data", "run")
-
-    def __init__(self, obj: Any, data: bytes, run: weakref.ref[Any]) -> None:
-        self._obj = obj
-        self.data = data
-        self.run = run
-        self._reference: weakref.ref[Any] | None
-        try:
-            self._reference = weakref.ref(obj)
-        except TypeError:  # a list, a dict: nothing tells when nobody holds it any more
-            self._reference = None
-
-    @property
-    def obj(self) -> Any:
-        """The object, None where nobody holds it any more."""
-        return self._obj if self._reference is None else self._reference()
-
-    def let_go(self) -> bool:
-        """Holds the object no longer; returns whether it can still be listened to."""
-        if self._reference is None:
-            # Held here, by the loop that calls this, and by the call itself: whoever else holds it is the app.
-            if sys.getrefcount(self._obj) > _OWN_REFERENCES:
-                _log.warning(
-                    "An older %s of a state is still held, in st.session_state for instance: what is changed in it is "
-                    "not saved any more. Load the state in every run, and hold no part of it between runs.",
-                    type(self._obj).__qualname__,
-                )
-            return False
-        self._obj = None
-        return self._reference() is not None
-
-
-_OWN_REFERENCES = 2
 
 
 class Live:
@@ -88,7 +45,7 @@ class Live:
         self.base = self._seen.data
         self._clean: bytes | None = self.base
         self._shapes = shapes(self._seen.references, caller.factory)
-        self._earlier: list[Earlier] = []
+        self._copies = Copies()
         self._holders: list[weakref.ref[Any]] = [caller.run]
 
     @property
@@ -98,7 +55,7 @@ class Live:
 
     def holds(self, obj: Any) -> bool:
         """Tells whether an object is the live one, or was."""
-        return obj is self.obj or any(obj is earlier.obj for earlier in self._earlier)
+        return obj is self.obj or self._copies.hold(obj)
 
     def change(self) -> Pickled | None:
         """The object's pickle if it was changed since it was loaded, made or saved; else None.
@@ -107,7 +64,7 @@ class Live:
             UnpicklableError: Part of the object can't be pickled.
         """
         self.absorb(only_running=True)
-        now = self._dump()
+        now = self.pickled()
         return None if self._is_clean(now.data) else now
 
     def _is_clean(self, now: bytes) -> bool:
@@ -134,7 +91,8 @@ class Live:
         Raises:
             UnpicklableError: Part of the object can't be pickled.
         """
-        return self._dump()
+        self._seen = dumps(self.obj)
+        return self._seen
 
     def note_saved(self, pickled: Pickled) -> None:
         """Takes a pickle as the one that was saved."""
@@ -147,9 +105,9 @@ class Live:
             UnpicklableError: Part of the object can't be pickled.
             UnrestorableError: A class is gone.
         """
-        self._part_with(self._dump().data)
+        self._copies.add(self.obj, self.pickled().data, self.caller.run)
         self.obj = loads(data, self.caller.view)
-        now = self._dump().data
+        now = self.pickled().data
         self._clean = now if data == self.base else None
 
     def take_back(self, before: bytes, since: bytes) -> None:
@@ -185,9 +143,9 @@ class Live:
         else:
             obj = become(self.obj, theirs.obj)
         if obj is not self.obj:
-            self._part_with(self._dump().data)
+            self._copies.add(self.obj, self.pickled().data, self.caller.run)
         self.obj, self.base = obj, theirs.base
-        self._clean = self._dump().data
+        self._clean = self.pickled().data
         # The older run may have changed it meanwhile. Not compared with `theirs`, of which it has parts by now.
         if is_shared and not same(self.obj, loads(theirs.base, self.caller.view)):
             self._clean = None
@@ -211,7 +169,7 @@ class Live:
             base: The pickle of the record's state.
         """
         if obj is not self.obj:
-            self._part_with(self._dump().data)
+            self._copies.add(self.obj, self.pickled().data, self.caller.run)
         self.base = base
         self._put(obj)
 
@@ -226,7 +184,7 @@ class Live:
             UnrestorableError: It can't be made again of its pickle.
         """
         self._put(loads(dumps(obj).data, self.caller.view))
-        self._earlier = []
+        self._copies.clear()
 
     def _put(self, obj: Any) -> None:
         self._seen = dumps(obj)
@@ -254,7 +212,7 @@ class Live:
         name = (own.__module__, own.__qualname__)
         anew = view.defined_anew(self.caller.view)
         # What a callback put into the object since its last pickle may be of any class that the run before saw.
-        data = self._dump().data if anew else None
+        data = self.pickled().data if anew else None
         # A run that is not over yet may put more of them in.
         must_part = not anew <= {name} and self.caller.run() is not None
         if view.sees(self._seen.references) and not must_part:
@@ -263,18 +221,14 @@ class Live:
         # A module that was loaded anew has other classes throughout.
         is_enough = name[0] == "__main__" and self._seen.is_root_alone and view.sees(others) and not must_part
         if not (is_enough and _set_class(self.obj, view.find(*name))):
-            self._round_trip(data or self._dump().data, view)
+            self._round_trip(data or self.pickled().data, view)
         self._grow(view, factory)
 
     def _round_trip(self, before: bytes, view: View) -> None:
         is_clean = self._is_clean(before)
-        self._part_with(before)
+        self._copies.add(self.obj, before, self.caller.run)
         self.obj = loads(before, view)
-        self._clean = self._dump().data if is_clean else None
-
-    def _part_with(self, data: bytes) -> None:
-        self._earlier.append(Earlier(self.obj, data, self.caller.run))
-        self._earlier = [each for each in self._earlier[-_KNOWN:-_KEPT] if each.let_go()] + self._earlier[-_KEPT:]
+        self._clean = self.pickled().data if is_clean else None
 
     def _grow(self, view: View, factory: Callable[[], Any]) -> None:
         known = self._seen.references.keys() | {FACTORY}
@@ -282,10 +236,6 @@ class Live:
         if grown:
             fill(self.obj, grown, factory)
         self._shapes = shapes({name: view.find(*name) for name in self._seen.references}, factory)
-
-    def _dump(self) -> Pickled:
-        self._seen = dumps(self.obj)
-        return self._seen
 
     def absorb(self, *, only_running: bool = False) -> None:
         """Merges in the changes of objects that were the live one.
@@ -297,29 +247,15 @@ class Live:
             only_running: Look only at those of runs that are not over. Callbacks come before a run, so its entry has
                 heard them.
         """
-        for earlier in list(self._earlier):
-            obj = earlier.obj
-            if obj is None or (only_running and earlier.run() is None):
-                continue
-            try:
-                now = dumps(obj).data
-                if now != earlier.data:
-                    theirs, base = loads(now, self.caller.view), loads(earlier.data, self.caller.view)
-                    self.obj, lost = merge(base, self.obj, theirs)
-                    self._clean, earlier.data = None, now
-                    _warn_of_lost(lost)
-            except (UnpicklableError, UnrestorableError) as error:
-                self._earlier.remove(earlier)
-                _log.error("A change of an older run of this tab is lost: %s", error)
+        for base, theirs in self._copies.changes(self.caller.view, only_running=only_running):
+            self.obj, lost = merge(base, self.obj, theirs)
+            self._clean = None
+            for path in lost:
+                _log.warning("%s was changed by two runs of one tab at once: the newer run's change was kept.", path)
 
     def forget(self, obj: Any) -> None:
         """Drops the changes of an older run on its object since it was the live one."""
-        self._earlier = [earlier for earlier in self._earlier if earlier.obj is not obj]
-
-
-def _warn_of_lost(paths: list[str]) -> None:
-    for path in paths:
-        _log.warning("%s was changed by two runs of one tab at once: the newer run's change was kept.", path)
+        self._copies.forget(obj)
 
 
 def _set_class(obj: Any, kind: type) -> bool:

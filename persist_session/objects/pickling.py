@@ -166,7 +166,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("pkgutil", "resolve_name"):
-            return lambda path: self._view.find(*path.split(":", 1))
+            view = self._view  # not self: the memo holds what is returned, so a cycle would keep the whole state
+            return lambda path: view.find(*path.split(":", 1))
         return self._view.find(module, name) if is_own_module(module) else super().find_class(module, name)
 
 
