@@ -16,7 +16,7 @@ import secrets as random_source
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from persist_session.errors import ConfigurationError
+from persist_session.errors import ConfigurationError, StoreError
 from persist_session.stores import Store
 from persist_session.stores.durable import make_folder, open_regular, sync_folder, written_aside
 from persist_session.stores.trust import require_private, require_private_file
@@ -139,6 +139,8 @@ def _load(path: Path) -> str:
 _RECORD = "0" * 64, "persist_session.keys"
 """The key and name under which a store keeps the fingerprints of the keys that sealed its records."""
 _FOR_EVER = 32503680000.0  # the year 3000
+_MOST_RIVALS = 100
+"""The number of processes that may be faster, one after the other; more than that is a store that does not work."""
 
 _remembered: dict[int, tuple[Store, str]] = {}  # holds the store, so that its id stays its own; it may not be hashable
 
@@ -163,18 +165,20 @@ def remember(keys: Keys, store: Store) -> None:
     """Has the store remember the newest key; asks it once in this process.
 
     Raises:
-        StoreError: The store failed.
+        StoreError: The store failed, or keeps nothing.
     """
     newest = keys.fingerprints[-1]
     if _remembered.get(id(store)) == (store, newest):
         return
-    known, version = _known_to(store)
-    while newest not in known:
+    for _ in range(_MOST_RIVALS):
+        known, version = _known_to(store)
+        if newest in known:
+            _remembered[id(store)] = store, newest
+            return
         content = json.dumps(sorted(known | {newest})).encode()
         new = random_source.token_hex(8)
         store.write(*_RECORD, content, version=new, based_on=version, expires_at=_FOR_EVER)
-        known, version = _known_to(store)
-    _remembered[id(store)] = store, newest
+    raise StoreError("The store does not keep what is written to it: look whether its writes are seen by its reads.")
 
 
 def _known_to(store: Store) -> tuple[set[str], str | None]:

@@ -258,7 +258,7 @@ def test_a_function_may_undo_both_changes(browser: Browser, conflict: Callable[.
     assert seen(browser.open()) == AppState()
 
 
-def test_two_conflicts_in_a_row_are_two(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_conflicts_in_a_row(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
     """What the first one brought in is no change of this side's in the second."""
     one, two = two_tabs(browser)
     seen(one).count = 1
@@ -477,7 +477,7 @@ def test_an_ordinary_block_waits_for_none(store: CountingStore) -> None:
         assert seen(browser.open()) == AppState(1, 2)
 
 
-def test_who_waits_too_long_is_told_so(store: CountingStore) -> None:
+def test_waiting_too_long_is_told(store: CountingStore) -> None:
     """The error names the setting; the block was not opened, and once the lock is free it can be."""
     with pretended(store, lock_timeout=0.01) as browser:
         one, two = two_tabs(browser)
@@ -504,7 +504,7 @@ def test_who_waits_too_long_is_told_so(store: CountingStore) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["discard", "commit"])
-def test_an_exception_in_the_block_frees_the_lock(store: CountingStore, on_error: str) -> None:
+def test_an_exception_frees_the_lock(store: CountingStore, on_error: str) -> None:
     """Another tab need not wait at all."""
     with pretended(store, lock_timeout=0.0) as browser:
         one, two = two_tabs(browser)
@@ -514,7 +514,7 @@ def test_an_exception_in_the_block_frees_the_lock(store: CountingStore, on_error
         enter_elsewhere(two)
 
 
-def test_an_entry_that_fails_frees_the_lock(store: CountingStore) -> None:
+def test_a_failed_entry_frees_the_lock(store: CountingStore) -> None:
     """A conflict that raises on entry under the lock."""
     with pretended(store, lock_timeout=0.0) as browser:
         one, two = two_tabs(browser)
@@ -709,7 +709,7 @@ def test_clearing_what_was_cleared_elsewhere(browser: Browser, store: CountingSt
     assert seen(browser.open()) == AppState(other=1)
 
 
-def test_an_error_takes_nothing_of_earlier_blocks(browser: Browser) -> None:
+def test_an_error_spares_earlier_blocks(browser: Browser) -> None:
     """What that block left was never saved: it is merged with the record, as if there had been no exception."""
     one, two = browser.open(), browser.open()
     for tab, name in ((one, "count"), (two, "other")):

@@ -296,7 +296,7 @@ class TwoTabs(RuleBasedStateMachine):
             assert side.held == self.there
 
 
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "200"))
 """A few thousand find more, and take minutes."""
 
 TestTwoTabs = TwoTabs.TestCase

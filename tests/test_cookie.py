@@ -268,6 +268,7 @@ def test_any_address_gives_a_name(url: str) -> None:
         ("http://localhost:8501/", {"secure": True}, False),
         ("http://app.localhost:8501/", {"partitioned": True}, False),
         ("http://127.0.0.1:8501/", {"secure": True}, False),
+        ("http://[::1]:8501/", {"secure": True}, False),
         ("http://localhost:8501/", {"same_site": "none"}, True),
     ],
 )

@@ -243,7 +243,7 @@ def test_subclasses_are_ordinary() -> None:
     assert type(copy.deepcopy(Sub())) is Sub
 
 
-def test_a_method_of_the_class_is_not_replaced() -> None:
+def test_the_classs_own_method_stays() -> None:
     """It may clear more than we know."""
     assert OwnClear().clear_cookie_state() == "own"
 
@@ -265,7 +265,7 @@ def test_a_scripts_class_is_found() -> None:
 # --- refused
 
 
-def test_a_class_made_in_a_function_is_refused() -> None:
+def test_a_local_class_is_refused() -> None:
     """At decoration: no later run could find it."""
     with pytest.raises(ConfigurationError, match=r"\.Local is made inside a function.*top level") as caught:
 
@@ -322,7 +322,7 @@ def test_a_function_keeps_its_name() -> None:
     assert (add.__name__, add.__doc__) == ("add", "Add.")
 
 
-def test_an_error_of_a_function_is_raised() -> None:
+def test_a_functions_error_is_raised() -> None:
     """Nothing is swallowed."""
 
     @persist("state", dict)
@@ -493,7 +493,7 @@ BODIES: dict[str, tuple[Callable[..., Any], Callable[[], Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_the_block_is_open_around_the_body(kind: str, tab: Tab, browser: Browser, store: CountingStore) -> None:
+def test_the_block_surrounds_the_body(kind: str, tab: Tab, browser: Browser, store: CountingStore) -> None:
     """What an async, a generator or an async generator function does while it runs is saved once, when it is done."""
     function, run, result = BODIES[kind]
     writes = store.writes

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persist_session.errors import ConfigurationError
+from persist_session.errors import ConfigurationError, StoreError
 from persist_session.keys import check, check_store, derive, load_or_make, remember
 from persist_session.stores import FileStore, MemoryStore
 
@@ -307,6 +307,28 @@ def test_a_damaged_record_heals(content: bytes) -> None:
     with pytest.raises(ConfigurationError):
         check_store(derive([FOREIGN]), store)
     check_store(derive([GOOD]), store)
+
+
+def test_a_damaged_file_heals(tmp_path: Path) -> None:
+    """Also where its first line, which holds the version, is damaged."""
+    store = FileStore(tmp_path)
+    store.write(*RECORD, b"[]", version="0" * 16, based_on=None, expires_at=4e9)
+    (file,) = tmp_path.glob("00/*.pickle")
+    file.write_bytes(b"\xff\xfe\n\n[")
+    remember(derive([GOOD]), store)
+    with pytest.raises(ConfigurationError):
+        check_store(derive([FOREIGN]), store)
+
+
+def test_a_store_must_keep_fingerprints() -> None:
+    """One that keeps nothing, or is read before it has what was written, is told so and not asked for ever (S26)."""
+
+    class Forgetful(MemoryStore):
+        def write(self, key: str, name: str, data: bytes, **options: Any) -> bool:
+            return True
+
+    with pytest.raises(StoreError, match="does not keep"):
+        remember(derive([GOOD]), Forgetful())
 
 
 def test_two_processes_remember_both() -> None:

@@ -134,7 +134,6 @@ def test_theirs_and_base_stay() -> None:
         ({"my words": 1}, {"my words": 2}, {"my words": 3}, "dict[key 1]"),
         ({0: 0, 1: 1}, {0: 0, 1: 2}, {0: 0, 1: 3}, "dict[key 2]"),
         ({1: 1, 0: 0}, {0: 0}, {1: 2, 0: 0}, "dict[new key]"),
-        ({"a": [State(b=1)]}, {"a": [State(b=2)]}, {"a": [State(b=3)]}, "dict[key 1][...].b"),
         (State(a=[1, 2]), State(a=[2]), State(a=[1, 3]), "State.a"),
         (State(a=[1]), State(a=[2, 3]), State(a=[1, 4]), "State.a"),
         (State(a=(1,)), State(a=(1, 2)), State(a=(1, 3)), "State.a"),

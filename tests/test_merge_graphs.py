@@ -300,7 +300,7 @@ def test_a_removed_chat_gives_nothing(kind: str) -> None:
     assert lost
 
 
-def test_what_a_removed_chat_lost_is_said(kind: str) -> None:
+def test_a_removed_chats_loss_is_said(kind: str) -> None:
     """My change of it wins over their removal, since it is the later one."""
     base, mine, theirs = (chats_of(kind, "a", "b") for _ in range(3))
     mine.chats["a"].messages.append("mine")
@@ -365,7 +365,7 @@ def test_the_work_grows_with_the_graph(shaped: str) -> None:
         base, mine, theirs = made(size), made(size), made(size)
         for n in range(size):
             key = str(n) if shaped == "dict" else n
-            mine.things[key].mine, theirs.things[key].theirs = n, Thing(n=n)
+            (mine if n % 2 else theirs).things[key].more = Thing(n=n)
         count = 0
 
         def note(*_: Any) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHILD = Path(__file__).parent / "support" / "transactions.py"
 PROCESSES = 4
-TRANSACTIONS = 50
+TRANSACTIONS = 40
 """Of each process."""
 KILLS = 8
 
@@ -140,7 +140,7 @@ def in_order(transactions: list[Transaction]) -> list[Transaction]:
     return chain
 
 
-def test_a_field_of_each_process_is_kept(tmp_path: Path) -> None:
+def test_each_processs_field_is_kept(tmp_path: Path) -> None:
     """All of it is there, and nobody is warned of anything."""
     fields = [f"field{n}" for n in range(PROCESSES)]
     reports = run_at_once("plain", tmp_path, fields)

@@ -190,7 +190,7 @@ def test_first_example_survives_a_reload(examples: Examples, visit: Visit) -> No
     ("heading", "label", "saved_by"),
     [("Keep what a widget shows", "City", None), ("Load and save by hand", "Text", "Save")],
 )
-def test_field_loses_no_edit(  # noqa: PLR0917 (fixtures and parameters)
+def test_field_loses_no_edit(
     heading: str, label: str, saved_by: str | None, strips: bool, examples: Examples, visit: Visit
 ) -> None:
     """A field with a kept value takes one edit after another, and shows the last one after reloads."""

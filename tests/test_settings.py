@@ -62,12 +62,12 @@ def nothing() -> dict[str, Any]:
 
 
 def resolved(script: str = SCRIPT, **section: Any) -> Settings:
-    """Return the settings in force, with this section in the secrets."""
+    """The settings in force, with this section in the secrets."""
     return resolve(script, lambda: section)
 
 
 def root(settings: Settings) -> Path:
-    """Return the folder of the store."""
+    """The folder of the store."""
     assert isinstance(settings.store, FileStore)
     return settings.store._root
 
@@ -455,7 +455,7 @@ def test_a_configured_store_has_no_neighbours() -> None:
 
 
 def each(name: str, *values: Any) -> list[tuple[str, Any]]:
-    """Return the setting with each of the values."""
+    """The setting with each of the values."""
     return [(name, value) for value in values]
 
 

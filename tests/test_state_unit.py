@@ -110,6 +110,24 @@ def test_nested_blocks_give_one_object(browser: Browser, store: CountingStore) -
     assert saved(browser).count == 1
 
 
+@pytest.mark.parametrize("way", ["clear", "login"])
+def test_a_block_inside_an_outdated_one(browser: Browser, way: str) -> None:
+    """Where the state was cleared meanwhile, or is another visitor's, the inner block saves by itself."""
+    visit(browser)
+    user = None
+    with persistent_state("x", AppState) as outer:
+        outer.count = 1
+        if way == "clear":
+            clear_cookie_state("x")
+        else:
+            save_state("x", outer)
+            user = "ada"
+        with persistent_state("x", AppState, user=user) as inner:
+            inner.other = 2
+    browser.open().begin()
+    assert load_state("x", AppState, user=user) == AppState(int(way == "login"), 2)
+
+
 def suspended(**changes: int) -> Iterator[None]:
     """Change the state in a block, and be suspended inside of it."""
     with persistent_state("x", AppState) as state:
@@ -265,7 +283,7 @@ def boom(**attributes: Any) -> AppState:
     return got[0]
 
 
-def test_an_exception_takes_nothing_of_earlier_runs(browser: Browser) -> None:
+def test_an_exception_spares_earlier_runs(browser: Browser) -> None:
     """Before the browser is known: what blocks left, and what was saved by hand, comes back."""
     tab = browser.open()
     tab.begin()
@@ -293,7 +311,7 @@ def test_a_callback_of_a_failed_run(browser: Browser) -> None:
     assert not hasattr(restored, "new")
 
 
-def test_a_save_by_hand_after_an_exception(browser: Browser) -> None:
+def test_saving_by_hand_after_an_exception(browser: Browser) -> None:
     """It is based on the record: what another tab saved meanwhile is merged with it."""
     save_elsewhere(browser, {"base": 0})
     tab, other = browser.open(), browser.open()

@@ -457,7 +457,7 @@ def newer_release(at: Home) -> Tab:
     return newer
 
 
-def test_a_newer_releases_save_is_left_alone() -> None:
+def test_a_newer_releases_save_stays() -> None:
     """A server that still runs the old code meets a record with a class that it lacks."""
     at, _ = counting()
     tab = Tab(at)
@@ -722,7 +722,7 @@ def test_moved_is_not_cleared() -> None:
     assert Tab(user).state.items == ["two"]
 
 
-def test_a_move_takes_only_what_it_read() -> None:
+def test_a_move_meets_another_save() -> None:
     """What another tab saves in the old home while the state moves comes along, and is not lost."""
     at, store = counting()
     user = user_home(store)
@@ -763,7 +763,7 @@ def test_a_move_that_fails_is_repeated() -> None:
     assert Tab(at).state.count == 0
 
 
-def test_a_conflict_of_a_move_is_told_once() -> None:
+def test_a_conflict_of_a_move() -> None:
     """The error holds the state that is gone from here; the next run has the user's own."""
     at, store = counting()
     user, raising = user_home(store), Options(3600.0, 1_000_000, on_conflict="raise")

@@ -26,7 +26,7 @@ from persist_session.settings import Settings
 _log = logging.getLogger(__name__)
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 # Looked at before any cryptography. It bounds the length, and closes a gap of lenient base64, which skips
 # characters outside its alphabet. 8 characters hold the timestamps of 8 million years, 43 a SHA-256.

@@ -68,7 +68,7 @@ class Live:
         return None if self._is_clean(now.data) else now
 
     def _is_clean(self, now: bytes) -> bool:
-        return now == self._clean or (self._clean is not None and self._is_restless(now))
+        return now == self._clean or (self._clean is not None and self._seen.ran_code and self._is_restless(now))
 
     def _is_restless(self, now: bytes) -> bool:
         """Tells whether pickling itself changes the pickle, as that of a figure, and nothing else has changed.

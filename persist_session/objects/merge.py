@@ -9,12 +9,12 @@ between equal pickles.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from persist_session.objects.graft import graft
 from persist_session.objects.graph import ELEMENT, MISSING, Attribute, Graph, Kind, Node, is_atom
-from persist_session.objects.pairing import Pairing, pair, pair_new
+from persist_session.objects.pairing import Pairing, Search, pair_new
 from persist_session.objects.sameness import Sameness
 
 
@@ -69,11 +69,14 @@ class _Merge:
     def __init__(self, base: Any, mine: Any, theirs: Any, *, theirs_win: bool) -> None:
         self.base, here, there = Graph(base), Graph(mine), Graph(theirs)
         self.mine, self.theirs = _Side(self.base, here), _Side(self.base, there)
+        self.mine.decide(self.theirs)
+        self.theirs.decide(self.mine)
         self.pairs = Pairing()
         for old in self.base.nodes:
             if old in self.mine.pairs.there and old in self.theirs.pairs.there:
                 self.pairs.add(self.mine.pairs.there[old], self.theirs.pairs.there[old])
-        pair_new(self.pairs, self.mine.pairs, self.theirs.pairs)
+        pair_new(self.pairs, here, there, self.mine.pairs.back.keys() | self.theirs.pairs.back.keys())
+        self.twins: dict[int, Any] = {}
         self.sameness = Sameness(self.pairs)
         self.theirs_win = theirs_win
         self.lost: list[str] = []
@@ -87,7 +90,7 @@ class _Merge:
             base = self.mine.pairs.back.get(id(mine.obj))
             if base is not None and self.mine.is_unchanged(base, mine) and self.theirs.is_unchanged(base, theirs):
                 continue
-            if mine.kind is Kind.LIST and base is not None:
+            if mine.kind is Kind.LIST:
                 changes += self._changed_list(base, mine, theirs)
             if mine.kind is not Kind.FIXED:
                 changes += self._changed_parts(base, mine, theirs)
@@ -110,6 +113,7 @@ class _Merge:
         if self.theirs.sameness.same(base, theirs):
             is_conflict, is_taken = self.theirs.is_lost(base, self.mine), False
         elif self.sameness.same(mine, theirs):
+            self._replace(theirs, mine)
             is_conflict, is_taken = not self.theirs_win and _may_be_counts(base, mine), False
             if is_conflict:
                 self.lost.append(_path(owner, field, mine))
@@ -120,15 +124,22 @@ class _Merge:
             is_conflict, is_taken = True, False
         if is_conflict:
             self.lost.append(_path(owner, field, theirs if mine is MISSING else mine))
+            if not self.theirs_win:
+                self._replace(theirs, mine)
             return self.theirs_win
         return is_taken
 
-    def _changed_list(self, base: Node, mine: Node, theirs: Node) -> list[_Change]:
-        old, own, other = base.items, mine.items, theirs.items
+    def _replace(self, theirs: Any, mine: Any) -> None:
+        """Has my object stand for theirs, which is dropped for it, wherever else theirs is referred to."""
+        if not is_atom(theirs) and type(theirs) is type(mine):
+            self.twins.setdefault(id(theirs), mine)
+
+    def _changed_list(self, base: Node | None, mine: Node, theirs: Node) -> list[_Change]:
+        old, own, other = [] if base is None else base.items, mine.items, theirs.items
         start = len(old)
         if self.mine.sameness.same_items(old, own[:start]) and self.theirs.sameness.same_items(old, other[:start]):
             # Before anything else: two equal messages are two messages.
-            if self.theirs_win:  # but a script fills every fresh list with the same greeting
+            if self.theirs_win or base is None:  # but a script fills every fresh list with the same greeting
                 while start < min(len(own), len(other)) and self.sameness.same(own[start], other[start]):
                     start += 1
             return [_Change(mine, slice(start, start), None, (None, other[start:]))] if other[start:] else []
@@ -148,13 +159,15 @@ class _Merge:
     def _apply(self, changes: list[_Change]) -> None:
         taken = [change.theirs for change in changes]
         if not all(is_atom(key) and is_atom(value) for key, value in taken):
-            taken = graft(taken, self._stand_ins())
+            taken = graft(taken, self._stand_ins(changes))
         for change, (key, value) in zip(changes, taken, strict=True):
             _put(change.node.obj, change.place, key if change.key is MISSING else change.key, value)
 
-    def _stand_ins(self) -> Mapping[int, Any]:
+    def _stand_ins(self, changes: list[_Change]) -> Mapping[int, Any]:
         """My objects by theirs; one that never changes only where the two hold the same."""
-        found = {id(MISSING): MISSING}
+        placed = {id(change.theirs[1]) for change in changes if change.key is MISSING}
+        placed |= {id(item) for change in changes if isinstance(change.place, slice) for item in change.theirs[1]}
+        found = {key: mine for key, mine in self.twins.items() if key not in placed} | {id(MISSING): MISSING}
         for theirs in self.pairs.there.values():
             mine = self.pairs.back[id(theirs.obj)]
             if mine.kind is not Kind.FIXED or self.sameness.same_parts(mine, theirs):
@@ -166,10 +179,43 @@ class _Side:
     """One side of a merge: its changes since the base."""
 
     def __init__(self, base: Graph, graph: Graph) -> None:
-        self.pairs = pair(base, graph)
+        self._search = Search(base, graph)
+        self.pairs = self._search.pairs
         self.sameness = Sameness(self.pairs)
         self._base = base
         self._looked_at: set[int] = set()
+
+    def decide(self, other: _Side) -> None:
+        """Takes a changed element of a list for the same one if that does no harm: the other side did not change it."""
+        self._search.accept([each for each in self._search.doubtful.values() if other.is_as_before(each[0])])
+
+    def is_as_before(self, old: Node) -> bool:
+        """Tells whether an object of the base, and what only it leads to, is as it was, and nowhere else, too."""
+        waiting = [old]
+        for node in waiting:  # grows meanwhile
+            own = self.pairs.there.get(id(node.obj))
+            if (
+                own is None
+                or (node.digest, node.uses) != (own.digest, own.uses)
+                or not self._has_same_values(node, own)
+            ):
+                return False
+            for part, its_part in _links(node, own):
+                if part is None or its_part is None:
+                    return False
+                is_pair = self.pairs.there.get(id(part.obj)) is its_part
+                if not is_pair and not self._search.is_doubtful(part, its_part):
+                    return False
+                if part.parent is node:
+                    waiting.append(part)
+        return True
+
+    def _has_same_values(self, old: Node, own: Node) -> bool:
+        """Tells whether the parts that are neither atoms nor nodes are the same."""
+        if old.is_plain and own.is_plain:
+            return True
+        values = [field for field, value in old.fields.items() if not is_atom(value) and field not in old.links]
+        return all(self.sameness.same(old.fields[field], own.fields.get(field)) for field in values)
 
     def is_unchanged(self, old: Node, own: Node) -> bool:
         """Tells whether an object surely has the parts that it had: what can be told at a glance."""
@@ -197,6 +243,15 @@ class _Side:
             is_lost |= own is not None and not self.sameness.same_parts(node, own)
             waiting += node.parts()
         return is_lost
+
+
+def _links(one: Node, other: Node) -> Iterator[tuple[Node | None, Node | None]]:
+    """The nodes inside of two objects, each with the one at its place."""
+    for field in one.links.keys() | other.links.keys():
+        yield one.links.get(field), other.links.get(field)
+    for part, its_part in itertools.zip_longest(one.elements, other.elements):
+        if part is not None or its_part is not None:
+            yield part, its_part
 
 
 def _may_be_counts(base: Any, mine: Any) -> bool:

@@ -39,11 +39,6 @@ class Pairing:
         return id(one.obj) in self.there or id(other.obj) in self.back
 
 
-def pair(one: Graph, other: Graph) -> Pairing:
-    """Pairs the objects of two graphs; the work grows with the number of their parts."""
-    return _Search(one, other).pairs
-
-
 class _Ends:
     """One graph's objects while they are paired.
 
@@ -66,17 +61,42 @@ class _Ends:
         return node.uses > 1 and self._seen[id(node.obj)] < node.uses
 
 
-class _Search:
-    """The search for the pairs of two graphs: always the likeliest candidate of all that are known is next."""
+class Search:
+    """The search for the pairs of two graphs: always the likeliest candidate of all that are known is next.
+
+    The work grows with the number of parts.
+
+    Attributes:
+        pairs: The pairs.
+        doubtful: The elements of lists that stand where a changed one was: edited, or others in its place; by their
+            identities.
+    """
 
     def __init__(self, one: Graph, other: Graph) -> None:
         self.pairs = Pairing()
+        self.doubtful: dict[tuple[int, int], Candidate] = {}
         self._graphs = one, other
         self._here, self._there = _Ends(), _Ends()
         self._votes: Counter[tuple[int, int]] = Counter()
         self._waiting: list[tuple[tuple[int, ...], int, Node, Node]] = []
         self._number = 0
         self._add_all(one.root, other.root)
+        self._go_on()
+
+    def is_doubtful(self, one: Node, other: Node) -> bool:
+        """Tells whether two nodes are a doubtful candidate."""
+        return (id(one.obj), id(other.obj)) in self.doubtful
+
+    def accept(self, candidates: Iterable[Candidate]) -> None:
+        """Takes some of the doubtful candidates into account, and goes on."""
+        for a, b in candidates:
+            self._here.unmatched.discard(id(a.obj))
+            self._there.unmatched.discard(id(b.obj))
+            if not self.pairs.is_paired(a, b):
+                self._vote(a, b)
+        self._go_on()
+
+    def _go_on(self) -> None:
         while self._waiting:
             rank, _, first, second = heapq.heappop(self._waiting)
             if self.pairs.is_paired(first, second) or self._is_unlikely(first, second):
@@ -95,7 +115,7 @@ class _Search:
                 continue
             self._drop_rivals(self._here.rivals.pop(id(one.obj), {}), self._there.rivals, one)
             self._drop_rivals(self._there.rivals.pop(id(other.obj), {}), self._here.rivals, other)
-            common = [*_nodes_in_common(self._graphs[0], one, self._graphs[1], other)]
+            common = [*_nodes_in_common(self._graphs[0], one, self._graphs[1], other, self.doubtful)]
             self._see(self._here, self._graphs[0], one, [a for a, _ in common])
             self._see(self._there, self._graphs[1], other, [b for _, b in common])
             for a, b in common:
@@ -163,22 +183,52 @@ def _likeness(one: Node, other: Node) -> int:
     )
 
 
-def pair_new(pairs: Pairing, base_here: Pairing, base_there: Pairing) -> None:
+def pair_new(pairs: Pairing, here: Graph, there: Graph, old: set[int]) -> None:
     """Adds the objects that both sides made at one place, like a dict under one key.
 
-    An object that can be reached on another way, too, is one of its own: that both sides have opened a chat does not
-    make their chats the same.
+    Only those that are reached on the same ways: that both sides have opened a chat, each under a key of its own, does
+    not make their chats the same.
+
+    Args:
+        pairs: The pairs of the two graphs so far.
+        here: The one graph.
+        there: The other one.
+        old: The objects, by identity, that the graph has of which both are changed copies.
     """
+    ways: list[dict[int, set[tuple[int, Any]]]] = []
     waiting = [(pairs.back[id(other.obj)], other) for other in pairs.there.values() if other.links]
     for one, other in waiting:  # grows meanwhile
+        is_new = id(one.obj) not in old
         for field, a in one.links.items() if one.kind is Kind.FIELDS else ():
             b = other.links.get(field)
-            if b is None or type(a.obj) is not type(b.obj) or a.kind is not Kind.FIELDS:
+            if b is None or type(a.obj) is not type(b.obj) or pairs.is_paired(a, b) or {id(a.obj), id(b.obj)} & old:
                 continue
-            is_new = id(a.obj) not in base_here.back and id(b.obj) not in base_there.back
-            if is_new and a.uses == b.uses == 1:
+            # A list may be another one in its place; those of two new objects began as the same one.
+            if a.kind is not Kind.FIELDS and not (is_new and a.kind is Kind.LIST):
+                continue
+            if a.uses == b.uses > 1:
+                ways = ways or [_ways(here), _ways(there)]
+                its_ways = {
+                    (id(pairs.back[key].obj) if key in pairs.back else key, field) for key, field in ways[1][id(b.obj)]
+                }
+                own_ways = ways[0][id(a.obj)]
+                if own_ways != its_ways or any(field is None for _, field in own_ways):
+                    continue
+            if a.uses == b.uses:
                 pairs.add(a, b)
                 waiting.append((a, b))
+
+
+def _ways(graph: Graph) -> dict[int, set[tuple[int, Any]]]:
+    """The ways to each object: the identities of the objects around it, with their fields."""
+    found: dict[int, set[tuple[int, Any]]] = defaultdict(set)
+    for node in graph.nodes.values():
+        for field, part in node.links.items():
+            found[id(part.obj)].add((id(node.obj), field))
+        for element in node.elements:
+            if element is not None:
+                found[id(element.obj)].add((id(node.obj), None))
+    return found
 
 
 def _nodes_in(graph: Graph, node: Node) -> Iterator[Node]:
@@ -188,32 +238,43 @@ def _nodes_in(graph: Graph, node: Node) -> Iterator[Node]:
         yield from (graph.nodes[id(part)] for part in item if id(part) in graph.nodes)
 
 
-def _nodes_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterator[Candidate]:
+def _nodes_in_common(
+    here: Graph, one: Node, there: Graph, other: Node, doubtful: dict[tuple[int, int], Candidate]
+) -> Iterator[Candidate]:
     for field, node in one.links.items():
         if field in other.links:
             yield node, other.links[field]
     if one.elements and other.elements:
-        for i, j in _places_in_common(here, one, there, other):
+        for i, j, is_sure in _places_in_common(here, one, there, other):
             a, b = one.elements[i], other.elements[j]
-            if a is not None and b is not None:
+            if a is None or b is None or type(a.obj) is not type(b.obj):
+                continue
+            if is_sure:
                 yield a, b
+            else:
+                doubtful[id(a.obj), id(b.obj)] = a, b
     if one.odd and other.odd:
-        keys, its_keys = [key for key, _ in one.odd], [key for key, _ in other.odd]
-        for i, j in _in_order(here, keys, there, its_keys):
-            for part, its_part in zip(one.odd[i], other.odd[j], strict=True):
-                if id(part) in here.nodes and id(its_part) in there.nodes:
-                    yield here.nodes[id(part)], there.nodes[id(its_part)]
+        yield from _odd_in_common(here, one, there, other)
 
 
-def _places_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterable[tuple[int, int]]:
+def _odd_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterator[Candidate]:
+    keys, its_keys = [key for key, _ in one.odd], [key for key, _ in other.odd]
+    for i, j, _ in _in_order(here, keys, there, its_keys):
+        for part, its_part in zip(one.odd[i], other.odd[j], strict=True):
+            if id(part) in here.nodes and id(its_part) in there.nodes:
+                yield here.nodes[id(part)], there.nodes[id(its_part)]
+
+
+def _places_in_common(here: Graph, one: Node, there: Graph, other: Node) -> Iterable[tuple[int, int, bool]]:
+    """The places of two objects' elements that may be the same ones, and whether they surely are."""
     if isinstance(one.obj, (set, frozenset)):
         return _by_content(map(here.content, one.items), map(there.content, other.items))
     if one.kind is Kind.FIXED:
-        return zip(range(len(one.items)), range(len(other.items)), strict=False)
+        return ((i, i, True) for i in range(min(len(one.items), len(other.items))))
     return _in_order(here, one.items, there, other.items)
 
 
-def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int, int]]:
+def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int, int, bool]]:
     """Pairs the places of the members of two sets that hold the same, and of a single one that is left."""
     places: defaultdict[Any, list[int]] = defaultdict(list)
     for j, content in enumerate(there):
@@ -221,22 +282,22 @@ def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int
     left = []
     for i, content in enumerate(here):
         if places[content]:
-            yield i, places[content].pop()
+            yield i, places[content].pop(), True
         else:
             left.append(i)
     rest = [j for each in places.values() for j in each]
     if len(left) == len(rest) == 1:
-        yield left[0], rest[0]
+        yield left[0], rest[0], False
 
 
-def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[int, int]]:
-    """Pairs the places of two lists: of what holds the same; between that, of stretches of one length."""
+def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[int, int, bool]]:
+    """Pairs the places of two lists: of what holds the same; with doubt, between that, of stretches of one length."""
     if len(one) == len(other) and all(_are_same_leaves(here, one, there, other)):
-        yield from ((i, i) for i in range(len(one)))
+        yield from ((i, i, True) for i in range(len(one)))
         return
     contents, its_contents = [*map(here.content, one)], [*map(there.content, other)]
     partner = _anchors(contents, its_contents)
-    yield from partner.items()
+    yield from ((i, j, True) for i, j in partner.items())
     taken = set(partner.values())
     i, j = 0, 0
     while i < len(one):
@@ -245,13 +306,13 @@ def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> It
             i += 1
         end = partner[i] if i < len(one) else len(other)
         if i - start == end - j and taken.isdisjoint(range(j, end)):
-            yield from zip(range(start, i), range(j, end), strict=True)
+            yield from ((start + n, j + n, False) for n in range(i - start))
         elif i == len(one) and i - start < end - j and taken.isdisjoint(range(j, end)):
             nodes = (
                 (here.nodes.get(id(each)) for each in one[start:]),
                 (there.nodes.get(id(each)) for each in other[j:]),
             )
-            yield from ((start + n, j + n) for n in range(_alike(*nodes)))  # changed, and longer
+            yield from ((start + n, j + n, False) for n in range(_alike(*nodes)))  # changed, and longer
         i, j = i + 1, end + 1
 
 

@@ -37,11 +37,13 @@ class Pickled(NamedTuple):
         data: The pickle.
         references: What each name means in it; where it means two classes at once, neither.
         is_root_alone: Whether no other instance of the object's own class is inside of it.
+        ran_code: Whether a method of some class was called, which may have changed the object.
     """
 
     data: bytes
     references: Mapping[Reference, Any]
     is_root_alone: bool
+    ran_code: bool
 
 
 def _set_fields(instance: Any, fields: dict[str, Any]) -> None:
@@ -57,6 +59,7 @@ class _Pickler(pickle.Pickler):
         super().__init__(buffer, protocol=5)
         self.references: dict[Reference, Any] = {}
         self.roots: list[Any] = []
+        self.kinds: dict[type, Callable[[Any, References], Any] | None] = {}
         self._root = root
         self.reducer_override = self._reducer()  # type: ignore[method-assign]
 
@@ -68,7 +71,7 @@ class _Pickler(pickle.Pickler):
         """
         references, roots, root = self.references, self.roots, self._root
         ordinary: set[type] = set()
-        special: dict[type, Callable[[Any, References], Any] | None] = {}
+        special = self.kinds
 
         def reduce(obj: Any) -> Any:
             kind = type(obj)
@@ -139,6 +142,14 @@ def _is_importable(obj: Any, name: Reference) -> bool:
         return False
 
 
+def _has_code(kind: type) -> bool:
+    """Whether pickling an instance calls a method that may change it; none of the standard library's does."""
+    return kind.__module__.partition(".")[0] not in sys.stdlib_module_names - {"__main__"} and any(
+        getattr(kind, hook, None) is not getattr(object, hook)
+        for hook in ("__reduce_ex__", "__reduce__", "__getstate__")
+    )
+
+
 def _is_slotted_dataclass(kind: Any) -> bool:
     # The pair that dataclass(frozen=True, slots=True) generates stores values by position, so a field added in the
     # middle would shift all later values into the wrong fields (dataclasses.py, _dataclass_setstate). Without it, a
@@ -195,7 +206,7 @@ def _dump_once(obj: Any) -> Pickled:
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, type(obj))
     pickler.dump(obj)
-    return Pickled(buffer.getvalue(), pickler.references, len(pickler.roots) <= 1)
+    return Pickled(buffer.getvalue(), pickler.references, len(pickler.roots) <= 1, any(map(_has_code, pickler.kinds)))
 
 
 def loads(data: bytes, view: View) -> Any:

@@ -7,9 +7,9 @@ import types
 import weakref
 from typing import Any
 
+from persist_session.objects.classes import View
 from persist_session.objects.live import Caller
 from persist_session.objects.pickling import dumps, loads
-from persist_session.objects.classes import View
 
 
 class ScriptRun:

@@ -19,6 +19,7 @@ from persist_session import (
     Store,
     clear_cookie_state,
     configure,
+    delete_expired,
     load_state,
     persist,
     persistent_state,
@@ -85,6 +86,8 @@ with persistent_state("x", AppState, user="me", remember=False) as own:
     assert_type(own, AppState)
 assert_type(load_state("x", AppState, user=None, remember=True), AppState)
 clear_cookie_state("x", user="me")
+clear_cookie_state(user="me")
+clear_cookie_state()
 
 # By hand.
 loaded = load_state("x", AppState, max_age=60.0)
@@ -121,12 +124,15 @@ if info is not None:
     assert_type(info.cookie, Literal["asking", "pending", "seen", "none"])
     assert_type(info.saved_at, datetime | None)
     assert_type(info.size, int | None)
+    assert_type(info.visitor_key, str | None)
 
 # Settings, and a store of one's own that imports nothing from us.
 store: Store = MemoryStore()
 configure(store=store, secret_keys=["k" * 32], max_age=timedelta(days=1), same_site="strict", secure=True)
 configure(store="file:///srv/state", max_age=60, path="/", ask_browser=False, max_bytes=1, app="shop")
-configure(partitioned=True)
+configure(partitioned=True, cookie_name="shop", cookie_max_age=timedelta(days=90))
+assert_type(delete_expired(store), int)
+assert_type(delete_expired("file:///srv/state"), int)
 
 # The server.
 
@@ -135,4 +141,4 @@ def remembers(request: Request) -> bool:
     return "consent" in request.cookies
 
 
-app = st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["x"], remember=remembers)])
+app = st.App("app.py", middleware=[Middleware(CookieMiddleware, remember=remembers)])

@@ -6,7 +6,9 @@ In mypy's strict mode an error that is ignored without being there is an error.
 
 from __future__ import annotations
 
-from persist_session import configure, persist, persistent_state
+from starlette.middleware import Middleware
+
+from persist_session import CookieMiddleware, configure, persist, persistent_state
 
 
 class AppState:
@@ -23,6 +25,8 @@ persistent_state("x")  # type: ignore[call-arg]
 configure(["k" * 32])  # type: ignore[call-arg]
 configure(same_site="loose")  # type: ignore[arg-type]
 configure(store=5)  # type: ignore[arg-type]
+Middleware(CookieMiddleware, names=["x"])  # type: ignore[call-arg]
+Middleware(CookieMiddleware, remember=True)  # type: ignore[arg-type]
 
 with persistent_state("x", AppState) as s:
     s.cuont = 1  # type: ignore[attr-defined]
