@@ -14,9 +14,9 @@ class Kept:
 
     Attributes:
         name: The name of the state.
-        title: What a visitor calls it.
+        title: The name that visitors see.
         page: The page file that fills it, as seen from the demo's folder.
-        factory: What makes a fresh one. None where the class lives in the page file: only that page can load it.
+        factory: Makes a fresh one. None where the class lives in the page file: only that page can load it.
     """
 
     name: str

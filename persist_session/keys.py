@@ -161,6 +161,15 @@ def check_store(keys: Keys, store: Store) -> None:
         )
 
 
+def is_used(store: Store) -> bool:
+    """Tells whether a record was ever written to the store.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    return store.version(*_RECORD) is not None
+
+
 def remember(keys: Keys, store: Store) -> None:
     """Has the store remember the newest key; asks it once in this process.
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from persist_session import host
+from persist_session import host, keys
 from persist_session import settings as settings_module
 from persist_session.browser.identity import Identity
 from persist_session.errors import ConfigurationError, PersistSessionError, StateConflictError, StoreError
@@ -461,7 +461,9 @@ class Tab:
         if self.identity.visitor_id is None or was_known:
             return
         self._come_home(settings)
-        if is_adopted and settings.store.names(visitor_key(self.identity.visitor_id)):
+        # Not by the names that the store has: to list them takes longer, the more visitors there are.
+        key = visitor_key(self.identity.visitor_id)
+        if is_adopted and any(settings.store.version(key, name) for name in list(self.kept)):
             self._first = None  # the run that starts now is still the page's load
             host.rerun(run)
 
@@ -505,7 +507,8 @@ def _warn_of_other_app(other: str, own: str) -> None:
 
 
 def _look_elsewhere(key: str, settings: Settings) -> None:
-    if settings.app is None or _warn_of_other_app.cache_info().currsize or settings.store.names(key):
+    # Only where nothing was ever written here: to list a visitor's names takes longer, the more visitors there are.
+    if settings.app is None or keys.is_used(settings.store) or _warn_of_other_app.cache_info().currsize:
         return
     other = settings_module.other_app_with(key, settings)
     if other is not None:

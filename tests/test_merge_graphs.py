@@ -381,3 +381,77 @@ def test_the_work_grows_with_the_graph(shaped: str) -> None:
         return count
 
     assert calls(400) < 4.6 * calls(100)
+
+
+# --- chats in a list, and chats that both sides have made
+
+
+def listed(*titles: str) -> Any:
+    """A state with chats in a list, of which the last one is open."""
+    state = Thing(chats=[], current=None, pinned={})
+    for title in titles:
+        state.current = Thing(title=title, messages=[], model="m")
+        state.chats.append(state.current)
+    return state
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_replaced_element_gets_nothing(swapped: bool) -> None:
+    """A chat that was put in a removed one's place has none of its messages, whoever saves later; that is said."""
+    base, mine, theirs = listed("a"), listed("a"), listed("a")
+    theirs.current.messages.append("a: hi")
+    mine.chats.pop()
+    mine.current = Thing(title="b", messages=[], model="m")
+    mine.chats.append(mine.current)
+    if swapped:
+        mine, theirs = theirs, mine
+    result, lost = merge(base, mine, theirs)
+    assert all(message.startswith(chat.title) for chat in result.chats for message in chat.messages)
+    assert lost
+
+
+def test_a_removed_element_is_no_new_one() -> None:
+    """A reference to it does not lead to the one that stands in its place now."""
+    base, mine, theirs = listed("a"), listed("a"), listed("a")
+    mine.pinned["a"] = mine.chats[0]
+    theirs.chats[:] = [Thing(title="b", messages=[], model="n")]
+    theirs.current = theirs.chats[0]
+    result, _ = merge(base, mine, theirs)
+    assert result.pinned["a"].title == "a"
+
+
+@pytest.mark.parametrize("theirs_win", [False, True])
+@pytest.mark.parametrize("message", [None, "m"])
+def test_new_ones_under_one_key_are_one(kind: str, message: str | None, *, theirs_win: bool) -> None:
+    """Both made it, only one side has it open: `current` is the one that is in `chats`, whosever that is."""
+    base, mine, theirs = (chats_of(kind, "home") for _ in range(3))
+    for side in (mine, theirs):
+        open_chat(kind, side, "x")
+    mine.current = mine.chats["home"]
+    if message:
+        mine.chats["x"].messages.append(message)
+        theirs.chats["x"].messages.append("t")
+    result, _ = merge(base, mine, theirs, theirs_win=theirs_win)
+    assert result.current is result.chats["x"]
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_new_ones_keep_the_messages_of_both(kind: str, *, is_open: bool) -> None:
+    """At login: the user's first."""
+    base, mine, theirs = (chats_of(kind) for _ in range(3))
+    for side, message in ((mine, "m"), (theirs, "t")):
+        open_chat(kind, side, "x")
+        side.chats["x"].messages.append(message)
+        if not is_open:
+            side.current = None
+    result, lost = merge(base, mine, theirs, theirs_win=True)
+    assert (result.chats["x"].messages, lost) == (["t", "m"], [])
+
+
+def test_chats_of_both_sides_in_one_list() -> None:
+    """Each side opened one of its own: both are there, each once, and `current` is one of them."""
+    base, mine, theirs = listed(), listed("m"), listed("t")
+    result, lost = merge(base, mine, theirs)
+    assert [chat.title for chat in result.chats] == ["t", "m"]
+    assert any(result.current is chat for chat in result.chats)
+    assert lost == ["Thing.current"]

@@ -211,6 +211,14 @@ def test_field_follows_another_tab(examples: Examples, visit: Visit) -> None:
     assert _shown_in(other.reload(), "City") == "Rome"
 
 
+def test_fragment_counts_each_vote(examples: Examples, visit: Visit) -> None:
+    """Callbacks of a fragment change the state, also where a reload brings it late."""
+    tab = examples.open(visit, _page_under("Change it in callbacks and fragments"), strips=True)
+    for count in (1, 2):
+        tab = tab.click("Yes").reload()
+        assert f'"Yes":{count}' in str(tab.texts()).replace(" ", "")
+
+
 def test_consent_is_asked_before_it_is_kept(examples: Examples, visit: Visit) -> None:
     """The basket outlives a reload from the moment on when the visitor agreed, and no longer when they took it back."""
     tab = examples.open(visit, _page_under("Ask before you remember")).click("Add a lamp")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from persist_session.objects.graft import graft
 from persist_session.objects.graph import ELEMENT, MISSING, Attribute, Graph, Kind, Node, is_atom
-from persist_session.objects.pairing import Pairing, Search, pair_new
+from persist_session.objects.pairing import Pairing, Search, likeness, pair_new
 from persist_session.objects.sameness import Sameness
 
 
@@ -186,19 +186,24 @@ class _Side:
         self._looked_at: set[int] = set()
 
     def decide(self, other: _Side) -> None:
-        """Takes a changed element of a list for the same one if that does no harm: the other side did not change it."""
-        self._search.accept([each for each in self._search.doubtful.values() if other.is_as_before(each[0])])
+        """Takes a changed element of a list for the same one if that does no harm: the other side did not change it.
+
+        Where the other side refers to it from more places than before, the two have to be alike.
+        """
+        self._search.accept(
+            [
+                (old, own)
+                for old, own in self._search.doubtful.values()
+                if other.is_as_before(old) and (likeness(old, own) or other.pairs.there[id(old.obj)].uses <= old.uses)
+            ]
+        )
 
     def is_as_before(self, old: Node) -> bool:
-        """Tells whether an object of the base, and what only it leads to, is as it was, and nowhere else, too."""
+        """Tells whether neither an object of the base nor one that only it leads to was changed or dropped."""
         waiting = [old]
         for node in waiting:  # grows meanwhile
             own = self.pairs.there.get(id(node.obj))
-            if (
-                own is None
-                or (node.digest, node.uses) != (own.digest, own.uses)
-                or not self._has_same_values(node, own)
-            ):
+            if own is None or node.digest != own.digest or not self._has_same_values(node, own):
                 return False
             for part, its_part in _links(node, own):
                 if part is None or its_part is None:

@@ -164,23 +164,23 @@ class Search:
             self._here.is_open(a) or self._there.is_open(b),
             min(len(self._here.rivals[id(a.obj)]), len(self._there.rivals[id(b.obj)])) > 1,
             -self._votes[id(a.obj), id(b.obj)],
-            -_likeness(a, b),
+            -likeness(a, b),
         )
 
     def _is_unlikely(self, a: Node, b: Node) -> bool:
         """Tells whether a removed object and a new one only meet where something refers to the one or the other."""
         doubts = (id(a.obj) in self._here.unmatched) + (id(b.obj) in self._there.unmatched)
-        return doubts > 0 and _likeness(a, b) < doubts
+        return doubts > 0 and likeness(a, b) < doubts
 
 
-def _likeness(one: Node, other: Node) -> int:
-    """2 where the own values of two objects are equal, 1 where some are, or where there are none to tell."""
+def likeness(one: Node, other: Node) -> int:
+    """2 where the own values of two objects are equal, 1 where some telling ones are, or where there are none."""
     if one.digest == other.digest:
         return 2
-    values = [field for field, value in one.fields.items() if is_atom(value)]
-    return int(
-        not values or any(field in other.fields and one.fields[field] == other.fields[field] for field in values)
-    )
+    values = {field: value for field, value in one.fields.items() if is_atom(value)}
+    # That two objects are both not done, or both lack something, does not make them one.
+    telling = [field for field, value in values.items() if value is not None and not isinstance(value, bool)]
+    return int(not values or any(field in other.fields and values[field] == other.fields[field] for field in telling))
 
 
 def pair_new(pairs: Pairing, here: Graph, there: Graph, old: set[int]) -> None:
@@ -326,7 +326,7 @@ def _alike(one: Iterable[Node | None], other: Iterable[Node | None]) -> int:
     """The number of objects at the beginnings of two lists that are alike, each to the one at its place."""
     count = 0
     for a, b in zip(one, other, strict=False):
-        if a is None or b is None or not _likeness(a, b):
+        if a is None or b is None or not likeness(a, b):
             break
         count += 1
     return count

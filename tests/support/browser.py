@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
@@ -45,8 +44,7 @@ _IDLE = """() => {
 _QUIET = """() => {
     const app = document.querySelector('[data-testid="stApp"]');
     const loads = document.querySelector('[data-testid="stSkeleton"]') !== null
-        || [...document.querySelectorAll('iframe')].some((frame) => frame.contentDocument?.readyState !== 'complete')
-        || [...document.querySelectorAll('img[src*="_persist_session?"]')].some((image) => !image.complete);
+        || [...document.querySelectorAll('iframe')].some((frame) => frame.contentDocument?.readyState !== 'complete');
     const idle = app?.getAttribute('data-test-script-state') === 'notRunning'
         && app?.getAttribute('data-test-connection-state') === 'CONNECTED';
     if (!idle || loads || window.__quietSince === undefined) {
@@ -99,10 +97,10 @@ def wait_idle(page: Page, timeout: float = 30) -> None:
 
 
 def wait_quiet(page: Page) -> None:
-    """Return when the page has been idle for a second.
+    """Return when the page has been idle for a second: the browser's answer, if it was asked, has come.
 
-    The cookies component may answer twice, and each answer starts a run of its own. Streamlit forgets a click whose run
-    is interrupted before it came to the button; a person is slower than that, a test has to wait.
+    A test has to wait for it behind a proxy that strips cookies: there the answer of a known visitor starts the script
+    again, and Streamlit forgets a click whose run is interrupted before it came to the button.
     """
     page.evaluate("() => { delete window.__quietSince; }")
     page.wait_for_function(_QUIET, polling=20)
@@ -130,12 +128,17 @@ def wait_for_cookie(context: BrowserContext, name: str, value: str | None = None
     raise TimeoutError(f"The browser has no cookie {name!r} of the value that was waited for.")
 
 
-def visit_first(page: Page, server: AppServer) -> str:
+def visit_first(page: Page, server: AppServer, path: str = "") -> str:
     """Open the app and return the value of the cookie as soon as the browser has it and the app is idle."""
-    open_app(page, server.url)
-    value = wait_for_cookie(page.context, f"app-state-{server.port}")
+    open_app(page, f"{server.url}/{path}")
+    value = wait_for_cookie(page.context, server.cookie_name)
     wait_idle(page)
     return value
+
+
+def names_of(context: BrowserContext) -> list[str]:
+    """Return the names of all cookies of ours that the browser has."""
+    return sorted(cookie["name"] for cookie in context.cookies() if "persist_session" in cookie["name"])
 
 
 def cookie_of(context: BrowserContext, name: str) -> dict[str, Any]:
@@ -204,48 +207,28 @@ def reload_app(page: Page) -> None:
     wait_idle(page)
 
 
-def press(page: Page, label: str, *, runs: int = 1, early: bool = False) -> None:
+def press(page: Page, label: str, *, runs: int = 1) -> None:
     """Press the app's button of this label and return when the run that it asks for is over.
-
-    The first time after a load the page has to be quiet: a run that the browser's answer starts would be taken for the
-    click's, or interrupt it.
 
     Args:
         page: A tab that shows a `numbered` app.
         label: The button's.
         runs: How many runs it asks for: 2 where the script calls `st.rerun`.
-        early: Press before the page is quiet, as while a run goes on, or while the browser's answer is held.
     """
-    if not early and page.evaluate("() => window.__wasQuiet === undefined"):
-        wait_quiet(page)
-        page.evaluate("() => { window.__wasQuiet = true; }")
     number = run_shown(page) + runs
     page.get_by_role("button", name=label, exact=True).click()
-    # Right after a click the page still says that no script runs, and of a short run it never says otherwise.
+    wait_for_run(page, number)
+
+
+def wait_for_run(page: Page, number: int) -> None:
+    """Return when this run of the tab, or a later one, is over.
+
+    Right after a click the page still says that no script runs, and of a short run it never says otherwise.
+    """
     page.wait_for_function(
-        "(number) => Number(document.querySelector('.st-key-run').innerText) >= number", arg=number, polling=20
+        "(number) => Number(document.querySelector('.st-key-run')?.innerText) >= number", arg=number, polling=20
     )
     wait_idle(page)
-
-
-def click_at_once(page: Page, url: str, label: str, heard: Path) -> bool:
-    """Open the app and press a button as early as a browser can; return whether the app ever heard of it.
-
-    Streamlit forgets a click whose run is interrupted, as by a component's answer, before it has come to its button.
-
-    Args:
-        page: A tab.
-        url: The app's address.
-        label: The button's.
-        heard: A file that the app makes once it has heard of the click.
-    """
-    heard.unlink(missing_ok=True)
-    page.goto(url)
-    page.get_by_role("button", name=label, exact=True).click()
-    deadline = time.monotonic() + 3
-    while not heard.exists() and time.monotonic() < deadline:
-        page.wait_for_timeout(20)
-    return heard.exists()
 
 
 def shown(page: Page, key: str) -> str:

@@ -17,7 +17,7 @@ _LARGEST_EXACT_INT = 2**53
 class Jar(dict[str, str]):
     """Cookies by name, with their raw values as in the `Cookie` header; shared by a visitor's tabs.
 
-    A plain dict for a test (`jar["app-state-8501"] = "..."`); the cookies component goes through the methods.
+    A plain dict for a test (`jar["drink"] = "tea"`); the cookies component goes through the methods.
 
     Attributes:
         options: What a script's last `set` of each name asked for (path, expires, sameSite, ...).

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# What `streamlit run` gets beside an `app.py`, for the server to set the cookie of the state "app-state".
+# What `streamlit run` gets beside an `app.py`, for the server to set the cookie.
 WITH_MIDDLEWARE = """
     import streamlit as st
     from persist_session import CookieMiddleware
     from starlette.middleware import Middleware
 
-    app = st.App("app.py", middleware=[Middleware(CookieMiddleware, names=["app-state"])])
+    app = st.App("app.py", middleware=[Middleware(CookieMiddleware)])
 """
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+APPS = REPOSITORY / "tests" / "apps"
 
 # What this process was configured with must not configure the app under test.
 _NOT_INHERITED = ("STREAMLIT_", "PERSIST_SESSION_")
@@ -108,6 +109,11 @@ class AppServer:
         """The app's address, without a slash at its end."""
         base = f"http://127.0.0.1:{self.port}"
         return f"{base}/{self.base_path}" if self.base_path else base
+
+    @property
+    def cookie_name(self) -> str:
+        """What the cookie is called: the server's where an `st.App` is run, else a script's."""
+        return f"persist_session-{self.port}" + ("-js" if self.app.name == "app.py" else "")
 
     @property
     def data_folder(self) -> Path:

@@ -1,0 +1,15 @@
+"""Clicks counted both ways."""
+
+import streamlit as st
+
+from persist_session import persistent_state
+
+st.session_state.setdefault("plain", 0)
+with persistent_state("quick", dict) as kept:
+    if st.button("Add"):
+        kept["count"] = kept.get("count", 0) + 1
+        st.session_state.plain += 1
+    with st.container(key="count"):
+        st.text(st.session_state.plain)
+    with st.container(key="kept"):
+        st.text(kept.get("count", 0))

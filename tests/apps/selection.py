@@ -1,0 +1,24 @@
+"""A widget's own value is put into the state; its pickle can't be loaded again."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from persist_session import persistent_state
+
+
+class View:
+    """What is chosen."""
+
+    def __init__(self) -> None:
+        self.rows: Any = None
+
+
+with persistent_state("view", View) as view:
+    table = pd.DataFrame({"site": ["north", "south"]})
+    st.dataframe(table, key="table", on_select="rerun", selection_mode="multi-row")
+    if st.button("Keep"):
+        view.rows = st.session_state.table.selection
+    with st.container(key="seen"):
+        st.text(f"rows {view.rows}")
