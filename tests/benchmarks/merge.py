@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from persist_session.graft import become
-from persist_session.merge import merge
+from persist_session.objects.graft import become
+from persist_session.objects.merge import merge
 
 
 class Chat:
