@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -40,14 +40,16 @@ class Signed:
     Attributes:
         visitor_id: 32 hex characters; secret, so not in the `repr`.
         signed_at: Unix seconds, never in the future.
+        by_newest: Whether the newest key signed it.
     """
 
     visitor_id: str = field(repr=False)
     signed_at: float
+    by_newest: bool = True
 
     def is_aging(self, settings: Settings) -> bool:
-        """Tells whether half of the cookie's time is over, so that it is to be signed anew."""
-        return time.time() - self.signed_at > settings.cookie_max_age / 2
+        """Tells whether the cookie is to be signed anew: half of its time is over, or an older key signed it."""
+        return not self.by_newest or time.time() - self.signed_at > settings.cookie_max_age / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Cookie:
 
     def sign(self, visitor_id: str, keys: Keys) -> str:
         """The cookie's value for a visitor, signed with the newest key."""
-        return self._signer(keys).sign(visitor_id).decode("ascii")
+        return self._signer(keys.cookie).sign(visitor_id).decode("ascii")
 
     def unsign(self, value: str, keys: Keys, max_age: float) -> Signed | None:
         """The content of a value, or None if it is not one that was signed for this path in the last `max_age` seconds.
@@ -142,17 +144,18 @@ class Cookie:
         if not _SHAPE.fullmatch(value):
             return None
         try:
-            text, signed_at = self._signer(keys).unsign(value, return_timestamp=True)
-            signed = Signed(text.decode("ascii"), min(signed_at.timestamp(), time.time()))
+            text, signed_at = self._signer(keys.cookie).unsign(value, return_timestamp=True)
+            by_newest = len(keys.cookie) == 1 or self._signer(keys.cookie[-1:]).validate(value)
+            signed = Signed(text.decode("ascii"), min(signed_at.timestamp(), time.time()), by_newest)
         except (BadSignature, ValueError, OverflowError, OSError):
             # The last three: properly signed, but by a clock beyond the year 9999, which `datetime` can't hold.
             return None
         return signed if time.time() - signed.signed_at <= max_age else None
 
-    def _signer(self, keys: Keys) -> TimestampSigner:
+    def _signer(self, keys: Sequence[bytes]) -> TimestampSigner:
         # The path in the salt keeps apps at `/` and at `/shop`, whose keys are the same, from each other's cookies.
         return TimestampSigner(
-            keys.cookie, salt=f"persist_session cookie {self.path}", key_derivation="hmac", digest_method=hashlib.sha256
+            keys, salt=f"persist_session cookie {self.path}", key_derivation="hmac", digest_method=hashlib.sha256
         )
 
     def found_in_headers(self, headers: Iterable[str], settings: Settings) -> Found:

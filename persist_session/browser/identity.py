@@ -74,7 +74,7 @@ class Identity:
         if self.visitor_id is None:
             self.visitor_id = signed.visitor_id
         if self.visitor_id == signed.visitor_id:
-            self._signed_at = signed.signed_at
+            self._signed_at = 0.0 if signed.is_aging(settings) else signed.signed_at
             if _is_superfluous(found, settings):
                 self._removed_until = time.time() + _LOADED_WITHIN
 
@@ -153,7 +153,8 @@ class Identity:
         signed = cookie.found_in_answer(self._answer or {}, settings).script
         self._answer = {}
         if signed is not None:
-            self.visitor_id, self._signed_at = signed.visitor_id, signed.signed_at
+            self.visitor_id = signed.visitor_id
+            self._signed_at = 0.0 if signed.is_aging(settings) else signed.signed_at
             self.renew(settings)
         elif self.is_wanted:
             self._begin(settings)

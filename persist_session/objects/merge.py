@@ -72,8 +72,11 @@ class _Merge:
         self.mine.decide(self.theirs)
         self.theirs.decide(self.mine)
         self.pairs = Pairing()
+        self.alike: list[int] = []
         for old in self.base.nodes:
-            if old in self.mine.pairs.there and old in self.theirs.pairs.there:
+            if old in self.mine.pairs.alike and old in self.theirs.pairs.alike:
+                self.alike.append(old)  # nothing is to be done for most objects, so nothing is
+            elif old in self.mine.pairs.there and old in self.theirs.pairs.there:
                 self.pairs.add(self.mine.pairs.there[old], self.theirs.pairs.there[old])
         pair_new(self.pairs, here, there, self.mine.pairs.back.keys() | self.theirs.pairs.back.keys())
         self.twins: dict[int, Any] = {}
@@ -168,6 +171,8 @@ class _Merge:
         placed = {id(change.theirs[1]) for change in changes if change.key is MISSING}
         placed |= {id(item) for change in changes if isinstance(change.place, slice) for item in change.theirs[1]}
         found = {key: mine for key, mine in self.twins.items() if key not in placed} | {id(MISSING): MISSING}
+        for old in self.alike:
+            found[id(self.theirs.pairs.there[old].obj)] = self.mine.pairs.there[old].obj
         for theirs in self.pairs.there.values():
             mine = self.pairs.back[id(theirs.obj)]
             if mine.kind is not Kind.FIXED or self.sameness.same_parts(mine, theirs):
@@ -224,7 +229,7 @@ class _Side:
 
     def is_unchanged(self, old: Node, own: Node) -> bool:
         """Tells whether an object surely has the parts that it had: what can be told at a glance."""
-        if old.is_same_leaf(own):
+        if id(old.obj) in self.pairs.alike or old.is_same_leaf(own):
             return True
         if old.is_leaf or not old.is_plain or not own.is_plain or old.odd or old.digest != own.digest:
             return False

@@ -23,11 +23,13 @@ class Pairing:
     Attributes:
         there: The second graph's node of each paired one of the first, by the identity of the first one's object.
         back: The other way round.
+        alike: The objects of the first graph, by identity, that are surely the same and hold no others.
     """
 
     def __init__(self) -> None:
         self.there: dict[int, Node] = {}
         self.back: dict[int, Node] = {}
+        self.alike: set[int] = set()
 
     def add(self, one: Node, other: Node) -> None:
         """Makes a pair of two nodes."""
@@ -111,8 +113,6 @@ class Search:
         waiting = [(first, second)]
         for one, other in waiting:  # grows meanwhile
             self.pairs.add(one, other)
-            if one.uses == other.uses == 1 and one.is_leaf and other.is_leaf:
-                continue
             self._drop_rivals(self._here.rivals.pop(id(one.obj), {}), self._there.rivals, one)
             self._drop_rivals(self._there.rivals.pop(id(other.obj), {}), self._here.rivals, other)
             common = [*_nodes_in_common(self._graphs[0], one, self._graphs[1], other, self.doubtful)]
@@ -122,9 +122,17 @@ class Search:
                 if type(a.obj) is not type(b.obj):
                     continue
                 if a.uses == b.uses == 1:
-                    waiting.append((a, b))
+                    if a.is_leaf and b.is_leaf:
+                        self._add_leaf(a, b)
+                    else:
+                        waiting.append((a, b))
                 elif not self.pairs.is_paired(a, b):
                     self._vote(a, b)
+
+    def _add_leaf(self, one: Node, other: Node) -> None:
+        self.pairs.add(one, other)
+        if one.is_same_leaf(other):
+            self.pairs.alike.add(id(one.obj))
 
     def _see(self, ends: _Ends, graph: Graph, parent: Node, matched: list[Node]) -> None:
         """Counts the ways from a node that was paired; a candidate to which there are no others becomes likelier."""
@@ -244,7 +252,9 @@ def _nodes_in_common(
     for field, node in one.links.items():
         if field in other.links:
             yield node, other.links[field]
-    if one.elements and other.elements:
+    if len(one.elements) == len(other.elements) and all(map(_may_be_one, one.elements, other.elements)):
+        yield from zip(one.elements, other.elements, strict=True)
+    elif one.elements and other.elements:
         for i, j, is_sure in _places_in_common(here, one, there, other):
             a, b = one.elements[i], other.elements[j]
             if a is None or b is None or type(a.obj) is not type(b.obj):
@@ -292,9 +302,6 @@ def _by_content(here: Iterable[Any], there: Iterable[Any]) -> Iterator[tuple[int
 
 def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[tuple[int, int, bool]]:
     """Pairs the places of two lists: of what holds the same; with doubt, between that, of stretches of one length."""
-    if len(one) == len(other) and all(_are_same_leaves(here, one, there, other)):
-        yield from ((i, i, True) for i in range(len(one)))
-        return
     contents, its_contents = [*map(here.content, one)], [*map(there.content, other)]
     partner = _anchors(contents, its_contents)
     yield from ((i, j, True) for i, j in partner.items())
@@ -316,10 +323,9 @@ def _in_order(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> It
         i, j = i + 1, end + 1
 
 
-def _are_same_leaves(here: Graph, one: list[Any], there: Graph, other: list[Any]) -> Iterator[bool]:
-    for part, its_part in zip(one, other, strict=True):
-        node, its_node = here.nodes.get(id(part)), there.nodes.get(id(its_part))
-        yield node is not None and its_node is not None and node.is_same_leaf(its_node)
+def _may_be_one(one: Node | None, other: Node | None) -> bool:
+    """Tells whether two elements are surely the same ones: compared without a look at each of their parts."""
+    return one is not None and other is not None and one.is_same_leaf(other)
 
 
 def _alike(one: Iterable[Node | None], other: Iterable[Node | None]) -> int:
