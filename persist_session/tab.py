@@ -167,6 +167,8 @@ class Kept:
 
     def _start_over(self, home: Home) -> None:
         self._forget(self.transaction.live)
+        if self.transaction.home.kind is Kind.TAB:
+            self.transaction.home.delete()  # it is that user's
         self.transaction, self.wanted, self.brought = Transaction(home, self._tab.home(self.name)), home, None
 
     def begin(self, caller: Caller) -> Any:
