@@ -15,6 +15,7 @@ from persist_session import (
     save_state,
     state_info,
 )
+from persist_session.browser import identity
 from persist_session.records import user_key, visitor_key
 from support.records import CountingStore
 from support.tabs import COOKIE, SCRIPTS, AppState, Browser, Tab, pretended
@@ -92,14 +93,15 @@ def test_a_record_found_late_keeps_both(browser: Browser) -> None:
 @pytest.mark.parametrize("meets", ["callback", "branch", "once"])
 def test_a_name_that_is_met_once(browser: Browser, meets: str) -> None:
     """The tab brings home what it holds, also in runs that meet no name."""
+    factory: Any = list
     tab = browser.open()
     tab.begin()
     if meets == "callback":
-        votes = load_state("votes", list)
+        votes = load_state("votes", factory)
         votes.append(1)
         save_state("votes", votes)
     else:
-        with persistent_state("votes", list) as votes:
+        with persistent_state("votes", factory) as votes:
             votes.append(1)
     tab.begin()
     tab.begin()
@@ -360,8 +362,6 @@ def test_scripts_and_middleware_take_turns(browser: Browser) -> None:
 
 def test_middleware_behind_a_stripping_proxy(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
     """A script's cookie keeps the state, with one warning; when the proxy lets cookies by, it stays."""
-    from persist_session.browser import identity
-
     identity._warn_of_stripped.cache_clear()
     browser.strips = True
     add(browser.load(), "a")

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 import os
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -14,17 +13,16 @@ from typing import TYPE_CHECKING
 
 from persist_session.errors import ConfigurationError, LockTimeoutError, StoreError
 from persist_session.stores.durable import (
-    make_folder,
     open_regular,
     sync_folder,
     written_aside,
 )
+from persist_session.stores.folders import Folders
 from persist_session.stores.layout import (
     LONGEST_FIRST_LINE,
     asides,
     files,
     first_line,
-    folders,
     is_expired,
     locks_folder,
     names_in,
@@ -33,7 +31,6 @@ from persist_session.stores.layout import (
     shards,
 )
 from persist_session.stores.locks import file_lock
-from persist_session.stores.trust import is_group_writable, require_not_world_writable, require_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +64,7 @@ class FileStore:
     def __init__(self, root: str | Path, *, strict: bool = False) -> None:
         self._root = Path(root).expanduser().absolute()
         self._strict = strict
-        self._not_warned = threading.Lock()
+        self._folders = Folders(self._root, strict=strict)
 
     def __repr__(self) -> str:
         return f"FileStore({str(self._root)!r}, strict={self._strict})"
@@ -90,7 +87,7 @@ class FileStore:
         path = record_path(self._root, key, name)
         with self._failures("read"):
             try:
-                self._judge_folders(path)
+                self._folders.judge(path)
                 with open_regular(path) as file:
                     return parse(file.read())
             except FileNotFoundError:
@@ -109,7 +106,7 @@ class FileStore:
         path = record_path(self._root, key, name)
         content = first_line(version, expires_at) + data
         with self._failures("write"):
-            self._make_folders(path)
+            self._folders.make(path)
             with written_aside(path, content) as temporary, self._one_at_a_time(key):
                 if _version_at(path) != based_on:
                     return False
@@ -126,7 +123,7 @@ class FileStore:
         """
         path = record_path(self._root, key, name)
         with self._failures("delete"):
-            if not self._has_folders(path):
+            if not self._folders.are_there(path):
                 return
             with self._one_at_a_time(key):
                 for each in (path, *asides(path)):
@@ -142,7 +139,7 @@ class FileStore:
         """
         with self._failures("list"):
             try:
-                self._judge_folders(record_path(self._root, key, "any"))
+                self._folders.judge(record_path(self._root, key, "any"))
                 return names_in(self._root, key)
             except FileNotFoundError:
                 return []
@@ -158,7 +155,7 @@ class FileStore:
         """
         path = record_path(self._root, key, name)
         with self._failures("set aside"):
-            if not self._has_folders(path):
+            if not self._folders.are_there(path):
                 return
             with self._one_at_a_time(key):
                 if _version_at(path) != version:
@@ -234,7 +231,7 @@ class FileStore:
         for folder in shards(self._root):
             started = time.thread_time()
             try:
-                self._judge_folders(folder / "any")
+                self._folders.judge(folder / "any")
                 removed += self._remove_expired(folder, at)
             except (OSError, StoreError, ConfigurationError) as error:
                 failed.append(error)  # the other shards are swept all the same
@@ -254,35 +251,6 @@ class FileStore:
                         path.unlink(missing_ok=True)
                         removed += 1
         return removed
-
-    def _make_folders(self, path: Path) -> None:
-        for folder in folders(self._root, path):
-            self._make(folder)
-
-    def _make(self, folder: Path) -> None:
-        make_folder(folder)
-        self._judge(folder)  # before anything is made in it
-
-    def _judge_folders(self, path: Path) -> None:
-        for folder in folders(self._root, path):
-            self._judge(folder)
-
-    def _has_folders(self, path: Path) -> bool:
-        try:
-            self._judge_folders(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _judge(self, folder: Path) -> None:
-        """Refuse a folder that is not to be trusted. Judged at every use: it is cheap, and modes change."""
-        if self._strict:
-            require_private(folder)
-            return
-        require_not_world_writable(folder)
-        # A lock that is never released says "first" to exactly one thread.
-        if is_group_writable(folder) and self._not_warned.acquire(blocking=False):
-            _log.warning("The group of the folder %s can write it. If that is not meant: chmod g-w", folder)
 
     def _one_at_a_time(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Let one thread of one process at a time compare and rename a record, of those in one shard.
@@ -309,8 +277,7 @@ class FileStore:
     @contextlib.contextmanager
     def _lock(self, file: str, timeout: float) -> Iterator[None]:
         folder = locks_folder(self._root)
-        for each in (self._root, folder):
-            self._make(each)
+        self._folders.make(folder / file)
         with file_lock(folder / file, timeout):
             yield
 
