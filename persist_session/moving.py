@@ -48,10 +48,12 @@ def _move(transaction: Transaction, home: Home, caller: Caller, options: Options
         transaction.settle(home)  # the object becomes the other home's state, at the next load
         return
     moved = live.pickled().data
-    live.rebase(origin or dumps(caller.factory()).data)
+    base = origin or dumps(caller.factory()).data
     if home.kind is Kind.TAB:
-        transaction.settle(home, origin=live.base)
-        source.delete()
+        source.delete()  # first: if it fails, the next run tries again
+    live.rebase(base)
+    if home.kind is Kind.TAB:
+        transaction.settle(home, origin=base)
         return
     transaction.settle(home)
     _arrive(transaction, live, source, left, options)

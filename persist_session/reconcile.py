@@ -13,7 +13,7 @@ from persist_session.objects.live import Caller, Live
 from persist_session.objects.pickling import UnpicklableError
 from persist_session.objects.sameness import same
 from persist_session.objects.schema import fill, restore
-from persist_session.records import Absence, Home, Saved
+from persist_session.records import Absence, Home, Saved, is_following
 
 _log = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ def catch_up(live: Live, home: Home, saved: Saved, options: Options, *, is_entry
     payload, found = home.read(options.max_age)
     if payload is Absence.BROKEN:
         return replace(found, lineage=saved.lineage)  # the next write heals it; that is no reason to let go elsewhere
-    if payload is Absence.MOVED and saved.lineage == found.lineage:
+    if is_following(found.lineage, saved.lineage):
         raise MovedError
     if saved.lineage is not None and (isinstance(payload, Absence) or saved.lineage != found.lineage):
         raise ClearedError
     if isinstance(payload, Absence):
-        return Saved(version=found.version)
+        return found
     if found.version == saved.version:
         return saved
     theirs = restored(payload, found, home, live.caller, options)

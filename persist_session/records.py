@@ -6,6 +6,7 @@ the name: a record that is changed, cut short, or moved to another visitor or na
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -147,7 +148,7 @@ class Home:
         if record.expires_at <= time.time():
             return Absence.EXPIRED, Saved(version=stored.version)
         if not record.payload:
-            return Absence.MOVED, Saved(stored.version, record.lineage)
+            return Absence.MOVED, Saved(stored.version, _following(record.lineage))
         return record.payload, Saved(stored.version, record.lineage, record.saved_at, record.expires_at)
 
     def write(self, payload: bytes, based_on: Saved, max_age: float, *, lineage: str | None = None) -> Saved | None:
@@ -210,6 +211,20 @@ class Home:
         self.store.delete(self.key, self.name)
 
 
+def has_state(store: Store, key: str, keys: Keys) -> bool:
+    """Tells whether a store has any state for a visitor key; a mark that one was moved is none.
+
+    Raises:
+        StoreError: The store failed.
+    """
+    for name in store.names(key):
+        stored = store.read(key, name)
+        with contextlib.suppress(BadSealError):
+            if stored is not None and open_sealed(key, name, stored.data, keys).payload:
+                return True
+    return False
+
+
 def visitor_key(visitor_id: str) -> str:
     """The key under which stores keep a browser's records: 64 hex characters that do not tell the id."""
     return hashlib.sha256(f"browser:{visitor_id}".encode()).hexdigest()
@@ -221,6 +236,21 @@ def user_key(user: str) -> str:
     It depends on no secret key, so a change of keys never moves a record.
     """
     return hashlib.sha256(b"user:" + user.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_FAMILY = 12
+"""The characters of a lineage that stay where a state was moved; the others count how often."""
+
+
+def _following(lineage: str) -> str:
+    """The lineage of what comes in the place of a state that was moved."""
+    return f"{lineage[:_FAMILY]}{(int(lineage[_FAMILY:], 16) + 1) % 0x10000:04x}"
+
+
+def is_following(lineage: str | None, before: str | None) -> bool:
+    """Tells whether a lineage began where a state was moved, and not where it was cleared."""
+    both = lineage is not None and before is not None and lineage != before
+    return both and (lineage or "")[:_FAMILY] == (before or "")[:_FAMILY]
 
 
 def new_mark() -> str:

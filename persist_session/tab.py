@@ -21,7 +21,7 @@ from persist_session.moving import move
 from persist_session.objects.classes import name_of
 from persist_session.objects.live import Caller, Live
 from persist_session.objects.pickling import UnpicklableError
-from persist_session.records import Home, Kind, user_key, visitor_key
+from persist_session.records import Home, Kind, has_state, user_key, visitor_key
 from persist_session.settings import Settings
 from persist_session.stores import MemoryStore
 from persist_session.sweep import sweep_if_due
@@ -365,19 +365,17 @@ class Tab:
     def _recognize(self, settings: Settings) -> None:
         """Looks who the visitor is; where that is known only now, does what was to be done in the browser's home."""
         was_known = self.identity.visitor_id is not None
-        self.identity.look(settings, lambda visitor_id: bool(settings.store.names(visitor_key(visitor_id))))
-        if self.identity.visitor_id is not None and not was_known:
+        self.identity.look(settings, lambda each: has_state(settings.store, visitor_key(each), settings.keys))
+        if self.identity.visitor_id is None:
+            return
+        if not was_known:
             _look_elsewhere(visitor_key(self.identity.visitor_id), settings)
-            self._finish_clearing(settings)
+        self._finish_clearing(settings)
 
     def _finish_clearing(self, settings: Settings) -> None:
-        key = visitor_key(self.identity.visitor_id or "")
-        for name in self._clears:
-            if name is None:
-                delete_all(settings, key)
-            else:
-                settings.store.delete(key, name)
-        self._clears = []
+        while self._clears:
+            self._clear_in_browser(self._clears[0], settings)
+            del self._clears[0]
 
     def clear(self, name: str, user: str | None, settings: Settings) -> None:
         """Deletes a state; see `clear_cookie_state`."""
@@ -408,9 +406,12 @@ class Tab:
                 self._clear_in_browser(None, settings)
 
     def _clear_in_browser(self, name: str | None, settings: Settings) -> None:
-        self._clears.append(name)
-        if self.identity.visitor_id is not None:
-            self._finish_clearing(settings)
+        if self.identity.visitor_id is None:
+            self._clears.append(name)
+        elif name is None:
+            delete_all(settings, visitor_key(self.identity.visitor_id))
+        else:
+            settings.store.delete(visitor_key(self.identity.visitor_id), name)
 
     # The end of a run
 
@@ -424,7 +425,7 @@ class Tab:
                 kept.end(mark)
             except Exception:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
                 _log.exception("The state %r could not be saved at the end of the run.", kept.name)
-        if self._first is None or not self.identity.is_due():
+        if (self._first is None and not self._clears) or not self.identity.is_due():
             return
         try:
             if not ended.run.is_fragment:
@@ -471,7 +472,11 @@ class Tab:
 
     def _come_home(self, settings: Settings) -> None:
         """Brings all states of the tab to the home that they are to have by now."""
-        self._finish_clearing(settings)
+        try:
+            self._finish_clearing(settings)
+        except StoreError as error:  # the next load tries again, and raises
+            _log.error("What was cleared before the browser was known is not yet deleted: %s", error)
+            return
         for kept in list(self.kept.values()):
             terms = kept.terms
             with kept.lock:

@@ -19,6 +19,7 @@ import persist_session
 from persist_session import (
     ConfigurationError,
     PersistSessionError,
+    StateConflictError,
     StateError,
     StateInfo,
     clear_cookie_state,
@@ -30,14 +31,30 @@ from persist_session import (
     state_info,
 )
 
+from support.records import CountingStore
+from support.tabs import pretended
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.tabs import Tab
+
 PACKAGE = Path(persist_session.__file__).parent
-FUNCTIONS = ["clear_cookie_state", "configure", "load_state", "persist", "persistent_state", "save_state", "state_info"]
+FUNCTIONS = [
+    "clear_cookie_state",
+    "configure",
+    "delete_expired",
+    "load_state",
+    "persist",
+    "persistent_state",
+    "save_state",
+    "state_info",
+]
 ERRORS = [
     "ConfigurationError",
+    "LockTimeoutError",
     "PersistSessionError",
+    "StateConflictError",
     "StateError",
     "StateTooLargeError",
     "StoreError",
@@ -54,9 +71,9 @@ class AppState:
 
 
 @pytest.fixture(autouse=True)
-def not_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+def not_warned() -> None:
     """Start every test as a new process."""
-    monkeypatch.setattr(state, "_warned", set())
+    state._warn_outside.cache_clear()
 
 
 # --- what is public
@@ -135,7 +152,9 @@ def test_one_base_catches_all_errors(name: str) -> None:
     kind = getattr(persist_session, name)
     assert issubclass(kind, PersistSessionError)
     assert issubclass(kind, Exception)
-    if issubclass(kind, StateError):
+    if issubclass(kind, StateConflictError):
+        assert kind("words", name="x", base=1, mine=2, theirs=3).theirs == 3
+    elif issubclass(kind, StateError):
         assert kind("words", name="x").name == "x"
 
 
@@ -143,7 +162,7 @@ def test_the_package_is_typed_and_says_what_its_words_mean() -> None:
     """The marker for type checkers, and the glossary."""
     assert (PACKAGE / "py.typed").is_file()
     words = persist_session.__doc__ or ""
-    for word in ("state", "name", "session id", "signed cookie", "record key", "record", "lineage", "store", "tab"):
+    for word in ("state", "name", "visitor id", "cookie", "visitor key", "record", "lineage", "store", "home", "tab"):
         assert f"    {word}: " in words
     for module in pkgutil.walk_packages([str(PACKAGE)], "persist_session."):
         assert importlib.import_module(module.name).__doc__, module.name
@@ -233,7 +252,7 @@ def test_a_factory_that_fails_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a b", "a/b", "../a", "x" * 65, "é", "a;b", "a=b", "a\n", None, 5, b"a", AppState]
+    "name", ["", " ", "a b", "a/b", "../a", "x" * 65, "é", "a;b", "a=b", "a\n", ".", "..", None, 5, b"a", AppState]
 )
 def test_a_name_that_no_cookie_or_folder_can_have_is_refused(name: Any) -> None:
     """By every function, also outside of a run."""
@@ -241,10 +260,11 @@ def test_a_name_that_no_cookie_or_folder_can_have_is_refused(name: Any) -> None:
         lambda: persistent_state(name, AppState),
         lambda: load_state(name, AppState),
         lambda: save_state(name, AppState()),
-        lambda: clear_cookie_state(name),
         lambda: state_info(name),
         lambda: persist_session.persist(name),
     ]
+    if name is not None:  # that means all
+        uses.append(lambda: clear_cookie_state(name))
     for use in uses:
         with pytest.raises(ConfigurationError, match=r"name must be 1 to 64"):
             use()
@@ -257,13 +277,6 @@ def test_names_that_are_fine(name: str) -> None:
         assert made.count == 0
 
 
-@pytest.mark.parametrize("name", [".", "..", "..."])
-def test_a_name_is_never_a_folder_above(name: str) -> None:
-    """A store keeps each state's records in a folder of its name."""
-    with pytest.raises(ConfigurationError, match="name"):
-        persistent_state(name, dict)
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -274,10 +287,14 @@ def test_a_name_is_never_a_folder_above(name: str) -> None:
         ({"max_age": -1}, "max_age"),
         ({"max_age": "soon"}, "max_age"),
         ({"max_age": True}, "max_age"),
-        ({"max_age": 401 * 24 * 3600}, "max_age"),
+        ({"max_age": 101 * 366 * 24 * 3600}, "max_age"),
         ({"on_error": "ignore"}, "on_error must be"),
         ({"on_error": None}, "on_error must be"),
         ({"on_unloadable": "discard"}, "on_unloadable must be"),
+        ({"on_conflict": "win"}, "on_conflict must be"),
+        ({"user": ""}, "user must be"),
+        ({"user": 5}, "user must be"),
+        ({"remember": "yes"}, "remember must be"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_its_name(options: dict[str, Any], named: str) -> None:
@@ -289,12 +306,39 @@ def test_a_wrong_argument_is_refused_by_its_name(options: dict[str, Any], named:
         load_state(**arguments)
 
 
+@pytest.fixture
+def tab() -> Iterator[Tab]:
+    """Return a tab of a pretended browser, in a run."""
+    with pretended(CountingStore()) as browser:
+        tab = browser.open()
+        tab.begin()
+        yield tab
+
+
+class OtherState:
+    """Another state."""
+
+
+def test_one_name_has_one_factory(tab: Tab) -> None:
+    """In one run, beside and inside of each other; the error names both."""
+    with persistent_state("x", AppState), pytest.raises(ConfigurationError, match="AppState.*OtherState"):
+        load_state("x", OtherState)
+    with pytest.raises(ConfigurationError, match="AppState.*OtherState"), persistent_state("x", OtherState):
+        pass
+
+
+def test_what_was_never_loaded_is_not_saved(tab: Tab) -> None:
+    """The error says what to call first."""
+    with pytest.raises(ConfigurationError, match="'never-loaded'.*load_state"):
+        save_state("never-loaded", {})
+
+
 # --- what is shown
 
 
 def test_the_information_holds_no_secret() -> None:
-    """Its fields are these: no session id, no cookie, no content."""
-    fields = {"name", "record_key", "size", "saved_at", "expires_at", "cookie"}
+    """Its fields are these: no visitor id, no cookie, no content."""
+    fields = {"name", "visitor_key", "size", "saved_at", "expires_at", "cookie"}
     assert {*StateInfo.__dataclass_fields__} == fields
 
 

@@ -1,4 +1,8 @@
-"""Classes wherever an app may define them, and what becomes of a state when its classes change."""
+"""Classes wherever an app may define them, and what becomes of a state when its classes change.
+
+Most of these apps run in Streamlit's AppTest, which executes a script as a server does. Their visitor is a user, who is
+found again without a browser.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +11,58 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
+from persist_session import settings
 from support import Visitor, write_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Serve, Served, Visit
+    from conftest import Served, Visit
 
-    from support import AppServer
+    Opening = Callable[[], AppTest]
 
 
 def source(*parts: str) -> str:
     """Return one source of several."""
     return "\n".join(textwrap.dedent(part) for part in parts)
 
+
+@pytest.fixture
+def opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Opening:
+    """Return what opens another tab on the app.py of the test's folder; its runs do not see what pytest configured."""
+    for name in ("_configured", "_resolved"):
+        monkeypatch.setattr(settings, name, {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return lambda: AppTest.from_file(str(tmp_path / "app.py"), default_timeout=60).run()
+
+
+def click(test: AppTest, label: str) -> AppTest:
+    """Press a button."""
+    return next(button for button in test.button if button.label == label).click().run()
+
+
+def texts(test: AppTest | Visitor) -> list[str]:
+    """Return what the app shows by st.text."""
+    if isinstance(test, Visitor):
+        return [element.text for element in test.find("text")]
+    return [text.value for text in test.text]
+
+
+def error_of(test: AppTest) -> str:
+    """Return the type and the message of the one exception on the page."""
+    (exception,) = test.exception
+    return f"{exception.proto.type}: {exception.message}"
+
+
+def records(folder: Path) -> dict[Path, bytes]:
+    """Return all records below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*.app-state.pickle")}
+
+
+# Wherever they lie
 
 # Every kind of class that a state may be made of, and what each looks like when it is right.
 KINDS = """
@@ -34,6 +75,8 @@ KINDS = """
     import streamlit as st
     from pydantic import BaseModel
     from persist_session import persistent_state
+
+    WHO = {}
 
     class Color(Enum):
         RED = 1
@@ -115,15 +158,15 @@ KINDS = """
         st.text(f"{prefix} {len(entries)} {wrong}")
 
     def add_to_list():
-        with persistent_state("list-state", list) as s:
+        with persistent_state("list-state", list, **WHO) as s:
             s.append(one_of_each(len(s)))
 
     def add_to_dict():
-        with persistent_state("dict-state", dict) as s:
+        with persistent_state("dict-state", dict, **WHO) as s:
             s[len(s)] = one_of_each(len(s))
 
     def add_to_root():
-        with persistent_state("root-state", AppState) as s:
+        with persistent_state("root-state", AppState, **WHO) as s:
             s.all.append(one_of_each(len(s.all)))
 
     def add_to_all():
@@ -135,47 +178,26 @@ KINDS = """
         st.button("By callback", on_click=add_to_all)
         if st.button("In body"):
             add_to_all()
-        with persistent_state("root-state", AppState) as s:
+        with persistent_state("root-state", AppState, **WHO) as s:
             show(f"root {type(s) is AppState}", s, s.all)
-        with persistent_state("list-state", list) as s:
+        with persistent_state("list-state", list, **WHO) as s:
             show(f"list {type(s) is list}", s, s)
-        with persistent_state("dict-state", dict) as s:
+        with persistent_state("dict-state", dict, **WHO) as s:
             show(f"dict {type(s) is dict}", s, list(s.values()))
 
         @st.fragment
         def part():
             if st.button("In fragment"):
                 add_to_all()
-                with persistent_state("root-state", AppState) as s:
+                with persistent_state("root-state", AppState, **WHO) as s:
                     show("fragment", s, s.all)
 
         part()
 """
 
 HERE = source(KINDS, "page()")
+FOR_A_USER = HERE.replace("WHO = {}", 'WHO = {"user": "ada"}')
 ELSEWHERE = "import streamlit as st"
-NAVIGATION = 'import streamlit as st\nst.navigation([st.Page("kinds.py", default=True), st.Page("other.py")]).run()'
-FUNCTION = source(KINDS, 'st.navigation([st.Page(page, default=True), st.Page("other.py")]).run()')
-
-PLACES = {
-    "main script": (HERE, {}, ""),
-    "pages folder": (ELSEWHERE, {"pages/kinds.py": HERE}, "kinds"),
-    "st.Page file": (NAVIGATION, {"kinds.py": HERE, "other.py": ELSEWHERE}, ""),
-    "st.Page function": (FUNCTION, {"other.py": ELSEWHERE}, ""),
-    "module": ("from kinds import page\npage()", {"kinds.py": KINDS}, ""),
-}
-
-
-@pytest.fixture(params=PLACES, scope="module")
-def place(request: pytest.FixtureRequest, served: Served) -> tuple[AppServer, str]:
-    """Return a server whose classes lie in one of the places, and the path of the page that uses them."""
-    app, files, page = PLACES[request.param]
-    return served(app, files=files), page
-
-
-def shown(tab: Visitor) -> list[str]:
-    """Return what the app shows by st.text."""
-    return [element.text for element in tab.find("text")]
 
 
 def all_right(count: int) -> list[str]:
@@ -183,22 +205,41 @@ def all_right(count: int) -> list[str]:
     return [f"{kind} True {count} []" for kind in ("root", "list", "dict")]
 
 
-@pytest.mark.parametrize("way", ["In body", "By callback", "In fragment"])
-def test_classes_are_found_wherever_they_lie(place: tuple[AppServer, str], visit: Visit, way: str) -> None:
-    """Class, enum and value of every kind are right in every run and after a reload, also under a list and a dict."""
-    server, page = place
-    tab = visit(server, page=page)
-    for count in (1, 2, 3):
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("place", ["main script", "pages folder"])
+def test_a_scripts_classes_are_found(tmp_path: Path, opening: Opening, place: str) -> None:
+    """Class, enum and value of every kind are right in every run and in other tabs, also under a list and a dict."""
+    in_pages = place == "pages folder"
+    write_app(tmp_path, ELSEWHERE if in_pages else FOR_A_USER)
+    write_app(tmp_path, FOR_A_USER, "pages/kinds.py")
+    first, second = opening(), opening()
+    for tab in (first, second):
+        if in_pages:
+            tab.switch_page("pages/kinds.py").run()
+    for count, (tab, way) in enumerate(((first, "In body"), (second, "By callback"), (first, "By callback")), start=1):
+        click(tab, way)
+        assert not tab.exception
+        assert texts(tab) == all_right(count)
+    assert texts(second.run()) == all_right(3)
+
+
+PAGES = {"file": "kinds", "function": "", "module": "imports"}
+NAVIGATION = 'st.navigation([st.Page(page, default=True), st.Page("kinds.py"), st.Page("imports.py")]).run()'
+
+
+@pytest.mark.parametrize("place", PAGES)
+def test_a_pages_classes_are_found(served: Served, visit: Visit, place: str) -> None:
+    """The same where they lie with a file, a function or a module of `st.Page`, and in a rerun of a fragment."""
+    files = {"kinds.py": HERE, "module.py": KINDS, "imports.py": "from module import page\npage()"}
+    tab = visit(served(source(KINDS, NAVIGATION), files=files), page=PAGES[place])
+    for count, way in enumerate(("In body", "By callback", "In fragment"), start=1):
         assert tab.click(way).exceptions() == []
-        if way == "In fragment":
-            assert shown(tab)[3:] == [f"fragment {count} []"]
-            continue
-        assert shown(tab) == all_right(count)
-    assert shown(tab.rerun()) == all_right(3)
-    with tab.reload() as again:
-        assert (shown(again), again.exceptions()) == (all_right(3), [])
-        with visit(server, page=page):  # another visitor's run comes between
-            assert shown(again.click("By callback")) == all_right(4)
+        assert texts(tab)[-1] == ("fragment 3 []" if way == "In fragment" else all_right(count)[-1])
+    assert texts(tab.rerun()) == all_right(3)
+    with tab.reload() as again, tab.new_tab() as other:
+        assert texts(again) == texts(other) == all_right(3)
+        assert texts(again.click("By callback")) == all_right(4)
+        assert again.exceptions() == []
 
 
 UNPICKLABLE = """
@@ -218,51 +259,42 @@ UNPICKLABLE = """
             pass
         return Local
 
-    with persistent_state("app-state", AppState) as s:
+    with persistent_state("app-state", AppState, user="ada") as s:
         s.count += st.button("Count")
         st.text(f"count={s.count}")
         if st.button("Lambda"):
             s.items[3].callback = lambda: None
-        if st.button("Local"):
-            s.items[3].made = make()()
-        if st.button("Lock"):
-            import threading
-            s.items[3].by_name = {"lock": threading.Lock()}
         if st.button("Secret"):
             s.items[3].by_name = {"secret word of a visitor": (n for n in [])}
 
     if st.button("Local root"):
-        with persistent_state("local-state", make()) as s:
+        with persistent_state("local-state", make(), user="ada") as s:
             s.count = 1
 """
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("button", "parts"),
     [
         ("Lambda", [r"AppState\.items\[3\]\.callback", "made inside a function|lambda"]),
-        ("Local", [r"AppState\.items\[3\]\.made", r"make\.Local"]),
-        ("Lock", [r"AppState\.items\[3\]\.by_name\['lock'\]", "lock"]),
-        ("Secret", [r"AppState\.items\[3\]\.by_name\[\.\.\.\]", "generator"]),
+        ("Secret", [r"AppState\.items\[3\]\.by_name\[key 1\]", "generator"]),
         ("Local root", [r"make\.Local", "made inside a function"]),
     ],
 )
-def test_an_unpicklable_part_is_named(served: Served, visit: Visit, button: str, parts: list[str]) -> None:
-    """The error says by which attributes the culprit is reached and why; a visitor's own words are not shown."""
-    tab = visit(served(UNPICKLABLE)).click("Count")
-    # Twice: the first load of another name asks the browser, and the answer's run takes the error off the page.
-    (error,) = tab.click(button).click(button).exceptions()
-    assert error.startswith("persist_session.errors.UnpicklableStateError: ")
+def test_an_unpicklable_part_is_named(tmp_path: Path, opening: Opening, button: str, parts: list[str]) -> None:
+    """The error says by which attributes it is reached and why, in no words of the visitor; the next run goes on."""
+    write_app(tmp_path, UNPICKLABLE)
+    tab = click(click(opening(), "Count"), button)
+    error = error_of(tab)
+    assert error.startswith("UnpicklableStateError: ")
     assert [part for part in parts if not re.search(part, error)] == []
     assert "secret word" not in error
-    assert tab.rerun().exceptions() == []
-    assert shown(tab) == ["count=1"]
+    assert not tab.run().exception
+    assert texts(tab) == texts(opening()) == ["count=1"]
 
 
-def records(server: AppServer) -> dict[Path, bytes]:
-    """Return all records in the default store."""
-    return {path: path.read_bytes() for path in server.data_folder.rglob("*.pickle")}
-
+# When they change
 
 GONE = """
     import streamlit as st
@@ -275,54 +307,44 @@ GONE = """
         def __init__(self):
             self.items = []
 
-    with persistent_state("app-state", AppState, on_unloadable={mode!r}) as s:
+    with persistent_state("app-state", AppState, on_unloadable={mode!r}, user="ada") as s:
         if st.button("Add"):
             s.items.append(Kept())
         st.text(f"items={{len(s.items)}} {{[item.word for item in s.items]}}")
 """
 
 
-def edit(server: AppServer, text: str) -> None:
-    """Deploy another version of the app: the server is killed and started again."""
-    server.kill()
-    write_app(server.app.parent, text)
-    server.start()
-
-
-def test_a_class_that_is_gone_leaves_the_record_alone(serve: Serve, visit: Visit) -> None:
+@pytest.mark.filterwarnings("default")
+def test_a_class_that_is_gone(tmp_path: Path, opening: Opening) -> None:
     """The error names class and remedy, the record stays byte for byte, and is served again once the class is back."""
     text = source(GONE).format(mode="raise")
-    server = serve(text)
-    tab = visit(server).click("Add")
-    before = records(server)
-    tab.close()
-    edit(server, text.replace("Kept", "Renamed"))
-    with tab.new_tab() as broken:
-        (error,) = broken.exceptions()
-        assert error.startswith("persist_session.errors.UnloadableStateError: ")
+    write_app(tmp_path, text)
+    click(opening(), "Add")
+    before = records(tmp_path)
+    write_app(tmp_path, text.replace("Kept", "Renamed"))
+    broken = opening()
+    for tab in (broken, broken.run()):
+        error = error_of(tab)
+        assert error.startswith("UnloadableStateError: ")
         assert "Kept" in error
         assert "on_unloadable" in error
-        assert broken.rerun().exceptions() == [error]
-    assert records(server) == before
-    edit(server, text)
-    with tab.new_tab() as healed:
-        assert (shown(healed), healed.runs) == (["items=1 ['kept']"], 1)
+    assert records(tmp_path) == before
+    write_app(tmp_path, text)
+    assert texts(opening()) == ["items=1 ['kept']"]
 
 
-def test_a_fresh_state_in_place_of_an_unloadable_one(serve: Serve, visit: Visit) -> None:
+@pytest.mark.filterwarnings("default")
+def test_a_fresh_state_for_an_unloadable_one(tmp_path: Path, opening: Opening) -> None:
     """With on_unloadable="fresh" the visitor goes on with a fresh state, and the old record is kept aside."""
     text = source(GONE).format(mode="fresh")
-    server = serve(text)
-    tab = visit(server).click("Add")
-    ((path, data),) = records(server).items()
-    tab.close()
-    edit(server, text.replace("Kept", "Renamed"))
-    with tab.new_tab() as fresh:
-        assert (shown(fresh), fresh.exceptions()) == (["items=0 []"], [])
-        assert shown(fresh.click("Add")) == ["items=1 ['kept']"]
-        assert shown(fresh.reload()) == ["items=1 ['kept']"]
-    (aside,) = path.parent.glob("*.aside")
-    assert data.partition(b"\n")[2] in aside.read_bytes()
+    write_app(tmp_path, text)
+    click(opening(), "Add")
+    write_app(tmp_path, text.replace("Kept", "Renamed"))
+    fresh = opening()
+    assert (texts(fresh), len(fresh.exception)) == (["items=0 []"], 0)
+    assert texts(click(fresh, "Add")) == texts(opening()) == ["items=1 ['kept']"]
+    aside = [path for path in tmp_path.rglob("*") if path.is_file() and "aside" in path.name]
+    assert len(aside) == 1
 
 
 GROWING = """
@@ -334,11 +356,11 @@ GROWING = """
     {classes}
 
     def factory():
-        with open("called", "a") as called:
+        with open(Path(__file__).parent / "called", "a") as called:
             called.write("x")
         return AppState()
 
-    with persistent_state("app-state", factory) as s:
+    with persistent_state("app-state", factory, user="ada") as s:
         if st.button("Add"):
             {add}
         st.text(f"{show}")
@@ -463,35 +485,26 @@ GROWTHS = {
 }
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("growth", GROWTHS)
-def test_a_class_that_gained_attributes_fills_them_in(serve: Serve, visit: Visit, growth: str) -> None:
+def test_a_class_that_gained_attributes(tmp_path: Path, opening: Opening, growth: str) -> None:
     """After a deploy a saved state has its class's new attributes; no factory is called where none can be missing."""
     old, new, add, show, (before, after) = GROWTHS[growth]
+    called = tmp_path / "called"
 
-    def app(classes: str) -> str:
+    def write(classes: str) -> None:
         text = source(GROWING)
         for name, part in (("classes", source(classes)), ("add", add), ("show", show)):
             text = text.replace("{" + name + "}", part)
-        return text
+        write_app(tmp_path, text)
 
-    server = serve(app(old))
-    called = server.app.parent / "called"
-    tab = visit(server)
-    assert shown(tab.click("Add")) == [before]
-    calls = len(called.read_text())
-    assert calls == 1, "one fresh state was made"
-    server.kill()
-    tab.close()
-    server.start()
-    with tab.new_tab() as again:
-        assert shown(again.rerun()) == [before]
-    assert len(called.read_text()) == calls, "the class is the same: nothing can be missing"
-    edit(server, app(new))
-    with tab.new_tab() as grown:
-        assert (shown(grown), grown.runs, grown.exceptions()) == ([after], 1, [])
-        grown.click("Add")
-        calls = len(called.read_text())
-        with grown.reload() as again:
-            assert again.exceptions() == []
-            assert len(shown(again)) == 1
-    assert len(called.read_text()) == calls, "what was saved by the new class lacks nothing"
+    write(old)
+    assert texts(click(opening(), "Add")) == texts(opening()) == [before]
+    assert called.read_text() == "x", "one fresh state was made, and nothing can be missing in the other tab"
+    write(new)
+    grown = opening()
+    assert (texts(grown), len(grown.exception)) == ([after], 0)
+    click(grown, "Add")
+    calls = called.read_text()
+    assert len(texts(opening())) == 1
+    assert called.read_text() == calls, "what was saved by the new class lacks nothing"

@@ -21,6 +21,7 @@ from persist_session.records import (
     Kind,
     Record,
     Saved,
+    is_following,
     new_mark,
     open_sealed,
     seal,
@@ -286,9 +287,10 @@ def test_a_move_leaves_a_mark() -> None:
     assert at.leave(second, HOUR)
     absence, found = at.read(HOUR)
     assert absence is Absence.MOVED
-    assert (found.lineage, found.saved_at) == (first.lineage, None)
+    assert is_following(found.lineage, first.lineage)
+    assert (is_following(first.lineage, first.lineage), found.saved_at) == (False, None)
     assert at.read(HOUR)[0] is Absence.MOVED
-    assert written(at, b"own", found).lineage == first.lineage
+    assert written(at, b"own", found).lineage == found.lineage
     assert at.read(HOUR)[0] == b"own"
 
 

@@ -66,7 +66,7 @@ class Identity:
         found = cookie.found_in_headers(shaken.cookie_headers, settings)
         signed = found.leading(has_records)
         if signed is None:
-            self._expect_none(shaken, settings)
+            self._find_none(shaken, settings)
             return
         # Another valid id than the own one is that of a tab opened in the same moment. The browser keeps it: to send
         # the own one again would only turn the two tabs against each other.
@@ -78,12 +78,12 @@ class Identity:
             if _is_superfluous(found, settings):
                 self._removed_until = time.time() + _LOADED_WITHIN
 
-    def _expect_none(self, shaken: host.Handshake, settings: Settings) -> None:
-        """Draws a new id where the browser surely has none that the handshake does not show."""
+    def _find_none(self, shaken: host.Handshake, settings: Settings) -> None:
+        """Takes a handshake for the browser's answer, where it surely has no cookie that this does not show."""
         if host.pages_bring_cookies() and self.visitor_id is None and not shaken.is_refused:
             _warn_of_stripped()
-        if not settings.ask_browser and self.is_wanted and self.visitor_id is None and not shaken.is_refused:
-            self._begin(settings)
+        if not settings.ask_browser and self._answer is None and not shaken.is_refused:
+            self._answer = {}
 
     def _begin(self, settings: Settings) -> None:
         self.visitor_id = new_visitor_id()

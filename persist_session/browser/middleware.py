@@ -16,7 +16,7 @@ from starlette.requests import Request
 from persist_session import host
 from persist_session.browser.cookie import Cookie, Found, cookie_for, new_visitor_id
 from persist_session.errors import ConfigurationError, StoreError
-from persist_session.records import visitor_key
+from persist_session.records import has_state, visitor_key
 from persist_session.settings import Settings, check, resolve
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _visitor_id(cookie: Cookie, found: Found, request: Request, settings: Settin
 
     def has_records(visitor_id: str) -> bool:
         try:
-            return bool(settings.store.names(visitor_key(visitor_id)))
+            return has_state(settings.store, visitor_key(visitor_id), settings.keys)
         except StoreError as error:
             _log.error("A page is served without a look at the store: %s", error)  # the script tells the visitor
             return False
@@ -152,9 +152,13 @@ def _add(message: Message, cookies: list[str]) -> None:
 
 def _is_https_unseen(request: Request, url: str) -> bool:
     """Tells whether a browser asked by https, and the server does not know: only then it sends these headers."""
-    host_name = urlsplit(url).hostname or ""
-    is_local = host_name in ("localhost", "127.0.0.1", "::1") or host_name.endswith(".localhost")
-    return url.startswith("http:") and not is_local and request.headers.get("sec-fetch-site") is not None
+    if not url.startswith("http:") or request.headers.get("sec-fetch-site") is None:
+        return False
+    try:
+        host_name = urlsplit(url).hostname or ""
+    except ValueError:  # the client says what the address is: nonsense must not stop the app
+        return False
+    return host_name not in ("localhost", "127.0.0.1", "::1") and not host_name.endswith(".localhost")
 
 
 @functools.lru_cache(maxsize=1)  # once

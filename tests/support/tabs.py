@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 URL = "http://localhost/"
 COOKIE = "persist_session"
 SCRIPTS = "persist_session-js"
+LONG = 400 * 24 * 3600.0
 _local = threading.local()
 
 
@@ -54,12 +55,14 @@ class Browser:
         cookies: Values and unix times of expiry, by name.
         http_only: The names of those that no script sees or replaces.
         strips: Whether a proxy keeps the cookies from the connections of its tabs.
+        asked: The number of questions that came to its pages.
     """
 
     def __init__(self) -> None:
         self.cookies: dict[str, tuple[str, float]] = {}
         self.http_only: set[str] = set()
         self.strips = False
+        self.asked = 0
         self._middleware: Callable[..., Any] | None = None
 
     def values(self) -> dict[str, str]:
@@ -81,7 +84,7 @@ class Browser:
         jar.http_only |= self.http_only
         _in_thread(partial(_fetch, jar, self._middleware))
         self.cookies = {
-            name: (value, self.cookies.get(name, ("", time.time() + 1e6))[1]) for name, value in jar.items()
+            name: (value, self.cookies.get(name, ("", time.time() + LONG))[1]) for name, value in jar.items()
         }
         self.http_only = jar.http_only & jar.keys()
         return self.open()
@@ -151,7 +154,7 @@ class Tab(Run):
     _asked: Callable[[], None] | None
     _browser: Browser
     _draw: Callable[[], None]
-    _handshake: Handshake
+    _handshake: Handshake | None
     _memory: dict[str, Any]
     _mounted: set[str]
     _over: bool
@@ -159,7 +162,14 @@ class Tab(Run):
 
     def __init__(self, browser: Browser) -> None:
         super().__init__(_Context())
-        own: dict[str, Any] = {"_asked": None, "_browser": browser, "_memory": {}, "_mounted": set(), "_over": True}
+        own: dict[str, Any] = {
+            "_asked": None,
+            "_draw": lambda: None,
+            "_browser": browser,
+            "_memory": {},
+            "_mounted": set(),
+            "_over": True,
+        }
         for name, value in (own | {"_was_mounted": set()}).items():
             object.__setattr__(self, name, value)
         self.reconnect()
@@ -177,6 +187,10 @@ class Tab(Run):
     def reconnect(self) -> None:
         """Lose the connection, and shake hands anew."""
         object.__setattr__(self, "_handshake", self._browser.handshake())
+
+    def disconnect(self) -> None:
+        """Lose the connection for now: while there is none, nobody knows its handshake."""
+        object.__setattr__(self, "_handshake", None)
 
     def begin(self) -> None:
         """End the tab's last run, let the browser answer, and begin another one; it is the calling thread's now."""
@@ -248,6 +262,7 @@ class Tab(Run):
     def mount(self, *, method: str, **arguments: Any) -> Any:
         """Do what the cookies component does: answer in the next run; set a cookie when it comes to the page."""
         if method == "getAll":
+            self._browser.asked += 1
             object.__setattr__(self, "_asked", arguments["on_change"])
             return None
         name, value = arguments["name"], arguments["value"]
@@ -280,7 +295,7 @@ def pretended(
         "app": None,
         "max_age": max_age,
         "cookie_name": COOKIE,
-        "cookie_max_age": 400 * 24 * 3600.0,
+        "cookie_max_age": LONG,
         "same_site": "lax",
         "secure": None,
         "path": None,
