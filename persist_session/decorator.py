@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from persist_session import host
 from persist_session.errors import ConfigurationError
+from persist_session.objects.sameness import same
 from persist_session.state import (
     MaxAge,
     OnError,
@@ -176,6 +177,7 @@ class _Factory:
     def __init__(self, kind: type, make: Callable[[], Any], arguments: Any) -> None:
         self.__func__ = kind
         self.arguments = arguments
+        self.makes_anew = arguments == ((), {})
         self._make = make
 
     def __call__(self) -> Any:
@@ -191,7 +193,7 @@ def _instance(run: host.Run, name: str, factory: _Factory, options: dict[str, An
         calls[name] = factory.arguments, state.open_for_run(run)
         return calls[name][1].obj
     arguments, block = calls[name]
-    if arguments != factory.arguments:
+    if not same(arguments, factory.arguments):
         raise ConfigurationError(
             f"{factory.__func__.__qualname__} was called with other arguments before in this run, and there is one "
             f"state {name!r}; call it with the same arguments, or set attributes."

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from streamlit.delta_generator_singletons import context_dg_stack, get_dg_single
 from streamlit.runtime.scriptrunner.script_runner import ScriptRunner
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 from streamlit.runtime.scriptrunner_utils.script_run_context import (
-    ThreadState,
     get_script_run_ctx,
     in_cached_function,
 )
@@ -33,7 +31,6 @@ REFUSAL = "x-persist-session-refused"
 _MEMORY = "_persist_session_memory"
 _TOO_NEW = "Update persist-session, or install an older Streamlit."
 
-_mounting = threading.Lock()
 _serving: list[str] = []  # the app's main scripts, as far as a middleware serves their pages
 
 
@@ -80,15 +77,16 @@ class Run:
 
     def note_errors(self) -> None:
         """Has the end of the run tell of an error in a fragment, too, which Streamlit's own event does not."""
-        memory, context, mark = self.memory, self._context, self.mark
-        if memory.get("noted") == mark:
+        memory, context = self.memory, self._context
+        before = context.on_script_error
+        if getattr(before, "notes", False):  # the context is used again in each leg of a rerun
             return
-        memory["noted"], before = mark, context.on_script_error
 
         def note(error: Exception) -> bool | None:
-            memory["failed"] = mark
+            memory["failed"] = Run(context).mark
             return before(error) if before is not None else None
 
+        note.notes = True  # type: ignore[attr-defined]
         context.on_script_error = note
 
 
@@ -191,9 +189,7 @@ def mount_apart(draw: Callable[[], None]) -> None:
     stack = context_dg_stack.get()
     token = context_dg_stack.set((*stack[:1], get_dg_singleton_instance().event_dg))
     try:
-        # A parallel fragment is not to write to containers that other threads write to.
-        with _mounting, ThreadState.scoped(is_parallel_worker=False):
-            st.fragment(draw)()
+        st.fragment(draw)()
     finally:
         context_dg_stack.reset(token)
 

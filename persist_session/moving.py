@@ -15,6 +15,8 @@ from persist_session.transaction import Transaction, unpicklable
 
 _log = logging.getLogger(__name__)
 
+_RETRIES = 100
+
 
 def move(transaction: Transaction, home: Home, caller: Caller, options: Options) -> None:
     """Has a transaction go on in another home, with what it has.
@@ -48,7 +50,7 @@ def _move(transaction: Transaction, home: Home, caller: Caller, options: Options
         transaction.settle(home)  # the object becomes the other home's state, at the next load
         return
     moved = live.pickled().data
-    base = origin or dumps(caller.factory()).data
+    base = origin or dumps(caller.fresh()).data
     if home.kind is Kind.TAB:
         source.delete()  # first: if it fails, the next run tries again
     live.rebase(base)
@@ -85,7 +87,9 @@ def _leave(transaction: Transaction, source: Home, left: Saved, moved: bytes, op
     if source.kind is Kind.TAB:
         source.delete()
         return
-    while left.version is not None and not source.leave(left, options.max_age):
+    for _ in range(_RETRIES):
+        if left.version is None or source.leave(left, options.max_age):
+            return
         live = transaction.live
         payload, left = source.read(options.max_age)
         if isinstance(payload, Absence) or live is None:

@@ -102,7 +102,7 @@ def restored(payload: bytes, saved: Saved, home: Home, caller: Caller, options: 
         home.set_aside(saved.version or "", options.max_age)
         return None
     if grown:
-        fill(obj, grown, caller.factory)  # what the factory raises is the app's own error
+        fill(obj, grown, caller.fresh)  # what the factory raises is the app's own error
     return Live(obj, caller)
 
 

@@ -101,8 +101,8 @@ class Home:
     """The place of one state for one visitor: a record in a store, and the keys that open it."""
 
     kind: Kind
-    store: Store
-    keys: Keys
+    store: Store = field(compare=False)
+    keys: Keys = field(compare=False)
     key: str
     name: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -116,18 +117,18 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         options = Options(0.0, 0, on_error, on_unloadable, on_conflict)
         self._terms = Terms(factory, options, user, remember)
         # A block that is made once, in an imported module, is entered by the threads of all visitors.
-        self._entered: list[Block | None] = []
+        self._entered: list[tuple[int, Block | None]] = []
 
     def __enter__(self) -> T:
         run = host.current_run()
         if run is None:
             _warn_outside(self._name)
-            self._entered.append(None)
+            self._entered.append((id(sys._getframe(1)), None))  # noqa: SLF001 (see _leave)
             return self._terms.factory()  # type: ignore[no-any-return]
         kept, caller, settings = self._enter(run)
         outer = _around(kept, run)
         block = self._join(outer, run) if outer is not None else self._open(kept, caller, settings)
-        self._entered.append(block)
+        self._entered.append((id(sys._getframe(1)), block))  # noqa: SLF001 (see _leave)
         _blocks.set((*_still_open(run), block))
         obj: T = block.obj
         return obj
@@ -154,7 +155,9 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
         with ExitStack() as lock:
             lock.enter_context(kept.exclusively(settings.lock_timeout))
             with kept.lock:
-                return kept.open(caller, lock.pop_all())
+                block = kept.open(caller)
+            block.lock = lock.pop_all()
+            return block
 
     def _join(self, outer: Block, run: host.Run) -> Block:
         if self._exclusive and not outer.is_exclusive:
@@ -201,19 +204,23 @@ class persistent_state(Generic[T]):  # noqa: N801  (used like a function, as con
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        block = self._leave()
+        block = self._leave(id(sys._getframe(1)))  # noqa: SLF001 (see _leave)
         if block is not None:
             block.leave(error)
 
-    def _leave(self) -> Block | None:
-        """The block that is left: the last one of this context; a generator may be closed in another one."""
+    def _leave(self, frame: int) -> Block | None:
+        """The block that is left: the last one that this frame has entered, else the last one of this context.
+
+        A `with` enters and leaves in one frame, also where a generator is closed in another thread; an `ExitStack` does
+        not, but it leaves in the context where it entered.
+        """
         here = _blocks.get()
-        chosen = next((each for each in reversed(self._entered) if each is not None and each in here), None)
-        if chosen is None:
-            return self._entered.pop()
+        entered = list(self._entered)  # at once: other threads may enter and leave meanwhile
+        own = [each for each in entered if each[0] == frame] or [each for each in entered if each[1] in here] or entered
+        chosen = own[-1]
         self._entered.remove(chosen)
-        _blocks.set(tuple(each for each in here if each is not chosen))
-        return chosen
+        _blocks.set(tuple(each for each in here if each is not chosen[1]))
+        return chosen[1]
 
 
 def _caller(factory: Callable[[], Any], mark: weakref.ref[Any]) -> Caller:

@@ -126,8 +126,8 @@ class Kept:
         self._open: list[Block] = []
         self._former: list[Any] = []
 
-    def agree(self, terms: Terms, run: Mark) -> Terms:
-        """Takes the terms of another load, and returns those of the one before.
+    def agree(self, terms: Terms, run: Mark) -> None:
+        """Takes the terms of another load.
 
         Raises:
             ConfigurationError: In the same run, another factory made this state.
@@ -137,8 +137,7 @@ class Kept:
                 f"The state {self.name!r} was loaded with {name_of(self.terms.factory)} and with "
                 f"{name_of(terms.factory)} in one run; give the two states different names."
             )
-        before, self.terms, self._run = self.terms, terms, run
-        return before
+        self.terms, self._run = terms, run
 
     def move(self, home: Home, caller: Caller) -> None:
         """Brings the state to the home that it is to have by now, with what is in it; a user's stays where it is.
@@ -148,16 +147,18 @@ class Kept:
         """
         if home != self.wanted:
             move(self.transaction, home, caller, self.terms.options)
-            self.wanted = home
+        elif home == self.transaction.home:
+            self.transaction.home = home  # the same one, by the settings of now
+        self.wanted = home
 
-    def leave_user(self, home: Home, options: Options) -> None:
+    def leave_user(self, home: Home) -> None:
         """Leaves a user's state where it is, and starts over in another home; blocks that are still open save there.
 
         Raises:
             PersistSessionError: See `Transaction.commit`.
         """
         try:
-            self.transaction.commit(options)  # what a callback did since the last run, to whom it was done
+            self.transaction.commit(self.terms.options)  # what a callback did since the last run, to whom it was done
         except StoreError:
             raise
         except PersistSessionError:
@@ -178,7 +179,7 @@ class Kept:
             sweep_if_due(self.transaction.home.store)
         return obj
 
-    def open(self, caller: Caller, lock: ExitStack | None = None) -> Block:
+    def open(self, caller: Caller) -> Block:
         """Opens a block."""
         obj = self.begin(caller)
         live = self.transaction.live
@@ -188,7 +189,7 @@ class Kept:
         if self._open:
             with suppress(UnpicklableError):  # whoever saves it is told
                 before = live.pickled().data
-        block = Block(self, self.transaction, live, obj, caller.run, before, lock or _NO_LOCK)
+        block = Block(self, self.transaction, live, obj, caller.run, before)
         self._open.append(block)
         return block
 
@@ -257,7 +258,7 @@ class Kept:
 
     def _forget(self, live: Live | None) -> None:
         if live is not None:
-            self._former = [*self._former[1 - _FORMER :], _weak(live.obj)]
+            self._former = [*self._former, *map(_weak, live.objects())][-_FORMER:]
 
     def _former_objects(self) -> Iterator[Any]:
         return (each() if isinstance(each, weakref.ref) else each for each in self._former)
@@ -336,12 +337,12 @@ class Tab:
             home = self.home_of(name, terms.user, settings, remember=terms.remember)
             kept = self._keep(name, terms, settings)
         with kept.lock:
-            before = kept.agree(terms, run.mark)
-            if before.user not in (None, terms.user):
-                kept.leave_user(home, before.options)
+            if kept.terms.user not in (None, terms.user):
+                kept.leave_user(home)  # before the new terms: where it fails, the next run tries again
+            kept.agree(terms, run.mark)
             self._bring_along(kept, home, caller, settings)
             kept.move(home, caller)
-        if not any(each.terms.remember for each in self.kept.values()):
+        if not any(each.terms.remember for each in list(self.kept.values())):
             self.identity.withdraw()
         return kept
 
@@ -381,29 +382,30 @@ class Tab:
         """Deletes a state; see `clear_cookie_state`."""
         with self._lock:
             self._recognize(settings)
-            kept = self.kept.get(name)
-            if user is not None and (kept is None or kept.terms.user != user):
-                settings.store.delete(user_key(user), name)
-                return
-            if kept is not None:
-                with kept.lock:
-                    kept.clear()
-            if user is None and (kept is None or kept.terms.user is None):
-                self._clear_in_browser(name, settings)
+        kept = self.kept.get(name)
+        if user is not None and (kept is None or kept.terms.user != user):
+            settings.store.delete(user_key(user), name)
+            return
+        if kept is not None:
+            with kept.lock:
+                kept.clear()
+        if user is None and (kept is None or kept.terms.user is None):
+            self._clear_in_browser(name, settings)
 
     def clear_all(self, user: str | None, settings: Settings) -> None:
         """Deletes all states of the visitor; see `clear_cookie_state`."""
         with self._lock:
             self._recognize(settings)
-            users = {kept.terms.user for kept in self.kept.values()} if user is None else {user}
-            for kept in list(self.kept.values()):
-                if kept.terms.user in users:
-                    with kept.lock:
-                        kept.clear()
-            for each in users - {None}:
-                delete_all(settings, user_key(each or ""))
-            if user is None:
-                self._clear_in_browser(None, settings)
+        all_kept = list(self.kept.values())
+        users = {kept.terms.user for kept in all_kept} if user is None else {user}
+        for kept in all_kept:
+            if kept.terms.user in users:
+                with kept.lock:
+                    kept.clear()
+        for each in users - {None}:
+            delete_all(settings, user_key(each or ""))
+        if user is None:
+            self._clear_in_browser(None, settings)
 
     def _clear_in_browser(self, name: str | None, settings: Settings) -> None:
         if self.identity.visitor_id is None:
@@ -425,10 +427,9 @@ class Tab:
                 kept.end(mark)
             except Exception:  # noqa: BLE001 (it would kill the script's thread, and nobody would see why)
                 _log.exception("The state %r could not be saved at the end of the run.", kept.name)
-        if (self._first is None and not self._clears) or not self.identity.is_due():
-            return
+        is_known = self._first is not None or self._clears
         try:
-            if not ended.run.is_fragment:
+            if is_known and not ended.run.is_fragment and self.identity.is_due():
                 host.mount_apart(self.talk)
         except Exception:  # noqa: BLE001 (see above)
             _log.exception("The browser could not be asked for its cookie.")

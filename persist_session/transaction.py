@@ -12,9 +12,9 @@ from persist_session.errors import (
     UnloadableStateError,
     UnpicklableStateError,
 )
-from persist_session.objects.classes import UnrestorableError, unwrapped
+from persist_session.objects.classes import UnrestorableError
 from persist_session.objects.live import Caller, Live
-from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, find_unloadable, is_loadable, loads
+from persist_session.objects.pickling import Pickled, UnpicklableError, find_unloadable, is_loadable, loads
 from persist_session.objects.schema import pack
 from persist_session.reconcile import ClearedError, MovedError, OnConflict, Options, catch_up, restored
 from persist_session.records import Absence, Home, Kind, Saved
@@ -96,11 +96,7 @@ class Transaction:
         return live
 
     def _fresh(self, caller: Caller) -> Live:
-        obj = caller.factory()
-        if not isinstance(unwrapped(caller.factory), type):
-            # What a function hands out may be shared, like a dict of defaults: one visitor's object is never another's.
-            obj = loads(dumps(obj).data, caller.view)
-        live = Live(obj, caller)
+        live = Live(caller.fresh(), caller)
         self.origin = live.base if self.home.kind is Kind.TAB else None
         return live
 

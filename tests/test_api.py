@@ -88,7 +88,7 @@ def test_all_is_sorted_and_complete() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_public_callable_says_what_it_gives_takes_and_raises(name: str) -> None:
+def test_a_public_callable_is_described(name: str) -> None:
     """Every argument is described, and so is what may be raised."""
     function = getattr(persist_session, name)
     words = inspect.getdoc(function)
@@ -102,7 +102,7 @@ def test_a_public_callable_says_what_it_gives_takes_and_raises(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", [name for name in persist_session.__all__ if name not in FUNCTIONS])
-def test_a_public_class_has_words_of_its_own(name: str) -> None:
+def test_a_public_class_is_described(name: str) -> None:
     """And so have its public methods."""
     kind = getattr(persist_session, name)
     assert kind.__doc__
@@ -139,11 +139,11 @@ def test_every_function_that_raises_says_so() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_parameter_but_name_and_what_it_names_is_by_keyword(name: str) -> None:
+def test_options_are_given_by_keyword(name: str) -> None:
     """Options can be added and reordered without breaking an app."""
     parameters = inspect.signature(getattr(persist_session, name)).parameters.values()
     positional = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    assert {*positional} <= {"name", "factory", "state"}
+    assert {*positional} <= {"name", "factory", "state", "store"}
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -158,7 +158,7 @@ def test_one_base_catches_all_errors(name: str) -> None:
         assert kind("words", name="x").name == "x"
 
 
-def test_the_package_is_typed_and_says_what_its_words_mean() -> None:
+def test_the_package_is_typed_and_explained() -> None:
     """The marker for type checkers, and the glossary."""
     assert (PACKAGE / "py.typed").is_file()
     words = persist_session.__doc__ or ""
@@ -182,7 +182,7 @@ def test_importing_the_package_does_nothing(tmp_path: Path) -> None:
 # --- outside of a run
 
 
-def test_outside_of_a_run_a_block_gets_a_plain_state(caplog: pytest.LogCaptureFixture) -> None:
+def test_outside_the_state_is_plain(caplog: pytest.LogCaptureFixture) -> None:
     """A fresh one for every block, nothing is saved, and ONE warning for the name says so and what to do."""
     for _ in range(3):
         with persistent_state("x", AppState) as one, persistent_state("x", AppState) as other:
@@ -209,7 +209,7 @@ def test_another_name_has_its_own_warning(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 2
 
 
-def test_outside_of_a_run_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, no folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     with persistent_state("x", AppState):
@@ -227,7 +227,7 @@ def test_a_block_swallows_nothing(error: BaseException) -> None:
     assert caught.value is error
 
 
-def test_a_block_may_be_used_again_and_inside_of_itself() -> None:
+def test_one_block_is_used_again() -> None:
     """One object that an imported module made, for all who enter it."""
     block = persistent_state("x", AppState)
     with block as one, block as other:
@@ -254,7 +254,7 @@ def test_a_factory_that_fails_is_not_hidden() -> None:
 @pytest.mark.parametrize(
     "name", ["", " ", "a b", "a/b", "../a", "x" * 65, "é", "a;b", "a=b", "a\n", ".", "..", None, 5, b"a", AppState]
 )
-def test_a_name_that_no_cookie_or_folder_can_have_is_refused(name: Any) -> None:
+def test_an_impossible_name_is_refused(name: Any) -> None:
     """By every function, also outside of a run."""
     uses: list[Any] = [
         lambda: persistent_state(name, AppState),
@@ -297,7 +297,7 @@ def test_names_that_are_fine(name: str) -> None:
         ({"remember": "yes"}, "remember must be"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_its_name(options: dict[str, Any], named: str) -> None:
+def test_a_wrong_argument_is_named(options: dict[str, Any], named: str) -> None:
     """At once: before the first visitor comes."""
     arguments: dict[str, Any] = {"name": "x", "factory": AppState} | options
     with pytest.raises(ConfigurationError, match=named):

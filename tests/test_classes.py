@@ -287,7 +287,7 @@ def test_an_unpicklable_part_is_named(tmp_path: Path, opening: Opening, button: 
     write_app(tmp_path, UNPICKLABLE)
     tab = click(click(opening(), "Count"), button)
     error = error_of(tab)
-    assert error.startswith("UnpicklableStateError: ")
+    assert error.startswith("persist_session.errors.UnpicklableStateError: ")
     assert [part for part in parts if not re.search(part, error)] == []
     assert "secret word" not in error
     assert not tab.run().exception
@@ -325,7 +325,7 @@ def test_a_class_that_is_gone(tmp_path: Path, opening: Opening) -> None:
     broken = opening()
     for tab in (broken, broken.run()):
         error = error_of(tab)
-        assert error.startswith("UnloadableStateError: ")
+        assert error.startswith("persist_session.errors.UnloadableStateError: ")
         assert "Kept" in error
         assert "on_unloadable" in error
     assert records(tmp_path) == before

@@ -155,7 +155,7 @@ def test_who_did_nothing_takes_the_record(come: Come, browser: Browser) -> None:
 @choices
 @with_and_without
 @pytest.mark.parametrize("source", ["tab", "browser", "record"])
-def test_login(come: Come, browser: Browser, store: CountingStore, source: str, is_there: bool, choice: Any) -> None:
+def test_login(come: Come, browser: Browser, *, source: str, is_there: bool, choice: Any) -> None:
     """From a tab whose browser is not known, or that has not loaded the state, and from one that has; two names."""
     if is_there:
         put(Browser().open(), THEIRS, NAMES, user="alice")
@@ -301,7 +301,7 @@ def test_a_move_that_fails_loses_nothing(
             else:
                 assert method in ("delete", "write", "read")
         assert put(tab, **options) == [MINE]
-    assert not [key for key in store._records if "keys" not in key[1] and store.read(*key).data and _holds(store, key)]
+    assert not any(_holds(store, key, name) for key, name in store._records if name == "app-state")
 
 
 def failing(*_: Any, **__: Any) -> Any:
@@ -309,8 +309,8 @@ def failing(*_: Any, **__: Any) -> Any:
     raise StoreError("The disk is full.")
 
 
-def _holds(store: CountingStore, key: tuple[str, str]) -> bool:
-    payload, _ = home(store, key[1], key[0]).read(100.0)
+def _holds(store: CountingStore, key: str, name: str) -> bool:
+    payload, _ = home(store, name, key).read(100.0)
     return isinstance(payload, bytes)
 
 

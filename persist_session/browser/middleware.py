@@ -88,7 +88,11 @@ class CookieMiddleware:
         return send_with_cookies
 
     def _cookies(self, request: Request) -> list[str]:
-        settings = resolve(host.main_script(), host.secrets)
+        try:
+            settings = resolve(host.main_script(), host.secrets)
+        except StoreError as error:
+            _log.error("A page is served without a cookie: %s", error)  # the script tells the visitor
+            return []
         url = _url(request)
         cookie = cookie_for(url, host.base_path(), settings)
         cookie = cookie.embedded if _is_embedded(request) else cookie

@@ -138,6 +138,11 @@ def unwrapped(factory: Any) -> Any:
     return getattr(factory, "__func__", factory)
 
 
+def makes_anew(factory: Any) -> bool:
+    """Tells whether a factory surely makes a new object each time: a class, called without arguments."""
+    return isinstance(factory, type) or getattr(factory, "makes_anew", False)
+
+
 def name_of(factory: Any) -> str:
     """The name of a factory, with its module."""
     target = unwrapped(factory)
@@ -171,9 +176,20 @@ def walk(namespace: Mapping[str, Any], qualname: str) -> Any:
     return functools.reduce(getattr, rest, namespace[first])
 
 
-@functools.lru_cache(maxsize=1024)
 def is_own_module(module: str) -> bool:
     """Tells whether a module may change while the app runs: neither the standard library's nor an installed one."""
+    known = _own_modules.get(module)
+    if known is None:
+        known = _is_own(module)
+        if module in sys.modules:  # before, nobody can tell where it lies
+            _own_modules[module] = known
+    return known
+
+
+_own_modules: dict[str, bool] = {}
+
+
+def _is_own(module: str) -> bool:
     package = module.partition(".")[0]
     if package == _OURS or package in sys.stdlib_module_names - {"__main__"}:
         return False

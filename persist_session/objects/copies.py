@@ -6,9 +6,11 @@ import logging
 import sys
 import weakref
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from persist_session.objects.classes import UnrestorableError, View
+from persist_session.objects.graph import is_atom
 from persist_session.objects.pickling import UnpicklableError, dumps, loads
 
 _log = logging.getLogger(__name__)
@@ -55,6 +57,11 @@ class Earlier:
         return self._reference() is not None
 
 
+def is_value(obj: Any) -> bool:
+    """Tells whether an object never changes, so that its identity says nothing."""
+    return is_atom(obj) or isinstance(obj, (tuple, frozenset, Enum))
+
+
 class Copies:
     """The earlier objects of one state, as far as they are listened to."""
 
@@ -69,6 +76,8 @@ class Copies:
             data: Its pickle as it is now.
             run: The last run that got it.
         """
+        if is_value(obj):
+            return  # nobody can change it, and another state may be the very same one
         self._all.append(Earlier(obj, data, run))
         self._all = [each for each in self._all[-_KNOWN:-_KEPT] if each.let_go()] + self._all[-_KEPT:]
 
@@ -95,6 +104,10 @@ class Copies:
     def hold(self, obj: Any) -> bool:
         """Tells whether an object is one of them."""
         return any(obj is each.obj for each in self._all)
+
+    def objects(self) -> list[Any]:
+        """The objects that somebody still holds."""
+        return [each.obj for each in self._all if each.obj is not None]
 
     def forget(self, obj: Any) -> None:
         """Listens to an object no more."""

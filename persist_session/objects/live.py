@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from persist_session.objects.classes import UnrestorableError, View
-from persist_session.objects.copies import Copies
+from persist_session.objects.classes import UnrestorableError, View, makes_anew
+from persist_session.objects.copies import Copies, is_value
 from persist_session.objects.graft import become
 from persist_session.objects.merge import merge
 from persist_session.objects.pickling import Pickled, UnpicklableError, dumps, loads
@@ -26,6 +26,11 @@ class Caller:
     view: View
     factory: Callable[[], Any]
     run: weakref.ref[Any]
+
+    def fresh(self) -> Any:
+        """A fresh state of the visitor's own: a copy, where the factory may hand out a shared object."""
+        obj = self.factory()
+        return obj if makes_anew(self.factory) else loads(dumps(obj).data, self.view)
 
 
 class Live:
@@ -52,6 +57,10 @@ class Live:
     def size(self) -> int:
         """The number of bytes of the pickle that was last loaded or saved."""
         return len(self.base)
+
+    def objects(self) -> list[Any]:
+        """The object, and those that were it, as far as their identity says something."""
+        return [obj for obj in (self.obj, *self._copies.objects()) if not is_value(obj)]
 
     def holds(self, obj: Any) -> bool:
         """Tells whether an object is the live one, or was."""
@@ -234,7 +243,7 @@ class Live:
         known = self._seen.references.keys() | {FACTORY}
         grown = changed({name: old for name, old in self._shapes.items() if name in known}, view, factory)
         if grown:
-            fill(self.obj, grown, factory)
+            fill(self.obj, grown, Caller(view, factory, self.caller.run).fresh)
         self._shapes = shapes({name: view.find(*name) for name in self._seen.references}, factory)
 
     def absorb(self, *, only_running: bool = False) -> None:

@@ -221,10 +221,10 @@ class _Side:
         return True
 
     def _has_same_values(self, old: Node, own: Node) -> bool:
-        """Tells whether the parts that are neither atoms nor nodes are the same."""
+        """Tells whether the parts that are no nodes are the same."""
         if old.is_plain and own.is_plain:
-            return True
-        values = [field for field, value in old.fields.items() if not is_atom(value) and field not in old.links]
+            return _have_same_atoms(old, own)
+        values = [field for field in old.fields if field not in old.links]
         return all(self.sameness.same(old.fields[field], own.fields.get(field)) for field in values)
 
     def is_unchanged(self, old: Node, own: Node) -> bool:
@@ -232,6 +232,8 @@ class _Side:
         if id(old.obj) in self.pairs.alike or old.is_same_leaf(own):
             return True
         if old.is_leaf or not old.is_plain or not own.is_plain or old.odd or old.digest != own.digest:
+            return False
+        if not _have_same_atoms(old, own):
             return False
         links = ((node, own.links.get(field)) for field, node in old.links.items())
         elements = zip(old.elements, own.elements, strict=False)
@@ -253,6 +255,13 @@ class _Side:
             is_lost |= own is not None and not self.sameness.same_parts(node, own)
             waiting += node.parts()
         return is_lost
+
+
+def _have_same_atoms(one: Node, other: Node) -> bool:
+    """Tells whether two objects with equal digests have the same plain values: -1 and -2 have one hash."""
+    fields = ((value, other.fields.get(field)) for field, value in one.fields.items() if is_atom(value))
+    items = ((item, its) for item, its in zip(one.items, other.items, strict=False) if is_atom(item))
+    return isinstance(one.obj, (set, frozenset)) or all(value == its for value, its in itertools.chain(fields, items))
 
 
 def _links(one: Node, other: Node) -> Iterator[tuple[Node | None, Node | None]]:
