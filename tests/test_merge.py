@@ -514,3 +514,9 @@ def test_a_scripts_greeting_comes_once() -> None:
     """The greeting of a chat stands in the saved list already; what the visitor wrote comes after that list."""
     merged, both = merge([], ["hello", "new"], ["hello", "old"], theirs_win=True)
     assert (merged, both) == (["hello", "old", "new"], [])
+
+
+def test_numbers_with_one_hash_differ() -> None:
+    """-1 and -2 have: a change from one to the other is none the less a change."""
+    result, lost = merge(State(n=-1, a=[1], b=State()), State(n=-1, a=[1, 2], b=State()), State(n=-2, a=[1], b=State()))
+    assert (result.n, result.a, lost) == (-2, [1, 2], [])

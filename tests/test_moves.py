@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from persist_session import (
     StateConflictError,
+    StoreError,
     clear_cookie_state,
     load_state,
     persistent_state,
     save_state,
     state_info,
 )
+from persist_session import settings as settings_module
 from persist_session.browser import identity
+from persist_session.keys import derive
 from persist_session.records import user_key, visitor_key
 from support.records import CountingStore
 from support.tabs import COOKIE, SCRIPTS, AppState, Browser, Tab, pretended
@@ -409,3 +416,133 @@ def test_a_middleware_that_says_no(browser: Browser, store: CountingStore) -> No
     tab.begin()
     assert browser.values() == {}
     assert store.names(key) == []
+
+
+# --- failures, and objects whose identity says nothing
+
+
+def test_a_failed_logout_is_tried_again(browser: Browser, store: CountingStore, monkeypatch: Any) -> None:
+    """A full disk while alice logs out: the next user gets nothing of hers, and her change is saved later."""
+    tab = known(browser)
+    add(tab, "a", user="alice")
+    tab.begin()
+    load_state("app-state", AppState, user="alice").items.append("pending")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write", _full)
+        tab.begin()
+        with pytest.raises(StoreError):
+            load_state("app-state", AppState, user="bob")
+    assert add(tab, user="bob") == []
+    assert add(tab, user="alice") == ["a", "pending"]
+
+
+def _full(*_: Any, **__: Any) -> bool:
+    raise StoreError("The disk is full.")
+
+
+def test_keys_that_change_under_an_open_tab(store: CountingStore, monkeypatch: Any) -> None:
+    """A key that is appended in a running process is no move."""
+    with pretended(store) as browser:
+        tab = known(browser)
+        add(tab, "a")
+        newer = derive(["k" * 32, "n" * 32])
+        old = settings_module.resolve("", dict)
+        monkeypatch.setattr(settings_module, "resolve", lambda *_: dataclasses.replace(old, keys=newer))
+        assert add(tab, "b") == ["a", "b"]
+        assert add(browser.open()) == ["a", "b"]
+
+
+def test_plain_values_are_saved_by_hand(browser: Browser) -> None:
+    """An int, or a text, that was cleared, or another tab's, is no old object."""
+    one, two = known(browser), browser.open()
+    for tab, value in ((one, 3), (two, 6), (one, 3), (one, 5)):
+        tab.begin()
+        load_state("number", int)
+        save_state("number", value)
+    one.begin()
+    clear_cookie_state("number")
+    for value in (1, 5):
+        load_state("number", int)
+        save_state("number", value)
+    two.begin()
+    assert load_state("number", int) == 5
+
+
+def test_an_older_copy_of_a_cleared_state(browser: Browser) -> None:
+    """Saved by hand after the clear, it brings nothing back."""
+    tab = known(browser)
+    tab.begin()
+    old = load_state("app-state", AppState)
+    old.items.append("a")
+    save_state("app-state", old)
+    with pytest.raises(ValueError, match="no"), persistent_state("app-state", AppState):
+        raise ValueError("no")
+    tab.begin()
+    load_state("app-state", AppState)
+    clear_cookie_state("app-state")
+    load_state("app-state", AppState)
+    save_state("app-state", old)
+    assert add(browser.open()) == []
+
+
+def test_a_factory_with_shared_arguments(browser: Browser) -> None:
+    """A partial of a class is no class: what it is given is the app's."""
+    shared: list[str] = []
+    factory: Any = functools.partial(AppState, items=shared)
+    for who in (browser, Browser()):
+        tab = who.open()
+        tab.begin()
+        with persistent_state("app-state", factory) as state:
+            assert state.items == []
+            state.items.append("secret")
+    assert shared == []
+
+
+def test_a_failed_load_frees_the_lock(browser: Browser) -> None:
+    """An exclusive block whose factory raises leaves nothing locked, though its traceback lives."""
+    tab = known(browser)
+    tab.begin()
+    with pytest.raises(ZeroDivisionError), persistent_state("new", lambda: 1 / 0, exclusive=True):
+        pass
+    failed: list[BaseException] = []
+
+    def other() -> None:
+        second = browser.open()
+        second.begin()
+        try:
+            with persistent_state("new", AppState, exclusive=True) as state:
+                state.count = 1
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert failed == []
+
+
+def test_a_block_that_is_made_once(browser: Browser) -> None:
+    """Entered by the threads of several visitors at once: each leaves its own."""
+    block = persistent_state("app-state", AppState)
+    tabs = [known(each) for each in (browser, Browser(), Browser())]
+    barrier = threading.Barrier(3)
+
+    def visit(tab: Tab, number: int) -> None:
+        tab.begin()
+        with contextlib.suppress(ValueError), block as state:
+            state.count = number
+            barrier.wait()
+            if number == 1:
+                raise ValueError
+        tab.end()
+
+    threads = [threading.Thread(target=visit, args=(tab, number)) for number, tab in enumerate(tabs)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = []
+    for tab in tabs:
+        tab.begin()
+        counts.append(load_state("app-state", AppState).count)
+    assert counts == [0, 0, 2]
