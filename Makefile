@@ -14,6 +14,7 @@ SHELL := /bin/bash
 PORT ?= 8501
 LONG_MINUTES ?= 10
 TEST_ARGS ?=
+WORKERS ?= 2
 MATRIX_ARGS ?=
 
 # The first of some interpreters that is there, new enough and able to make environments. A name alone says
@@ -34,11 +35,12 @@ demo: .venv/.installed
 	.venv/bin/python -m streamlit run demo/app.py --server.port=$(PORT) --server.address=127.0.0.1 \
 		--browser.serverAddress=localhost --server.headless=true --browser.gatherUsageStats=false
 
+# A file's tests stay together: they share its servers.
 test: chromium .venv/.test
-	.venv/bin/python -m pytest --cov $(TEST_ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov $(TEST_ARGS)
 
 long: .venv/.test
-	MERGE_EXAMPLES=10000 STATE_EXAMPLES=2000 .venv/bin/python -m pytest --timeout=3600 tests/test_merge_graphs.py tests/test_conflicts_machine.py
+	MERGE_EXAMPLES=10000 MACHINE_EXAMPLES=2000 .venv/bin/python -m pytest --timeout=3600 tests/test_merge_graphs.py tests/test_conflicts_machine.py
 	.venv/bin/python -m tests.long.chaos $(LONG_MINUTES)
 
 check: .venv/.check
@@ -50,10 +52,10 @@ check: .venv/.check
 matrix: matrix-oldest matrix-newest
 
 matrix-oldest: chromium .venvs/oldest/.test
-	.venvs/oldest/bin/python -m pytest $(MATRIX_ARGS)
+	.venvs/oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MATRIX_ARGS)
 
 matrix-newest: chromium .venvs/newest/.test
-	.venvs/newest/bin/python -m pytest $(MATRIX_ARGS)
+	.venvs/newest/bin/python -m pytest -n $(WORKERS) --dist loadfile $(MATRIX_ARGS)
 
 .venv/.made .venvs/oldest/.made .venvs/newest/.made: %/.made:
 	@if [ -z "$(PYTHON_OF_$*)" ]; then echo "$(MISSING_$*)" >&2; exit 1; fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from persist_session.errors import StateConflictError, StateError, StoreError, UnloadableStateError
 from persist_session.objects.classes import UnrestorableError
@@ -45,7 +46,8 @@ def move(transaction: Transaction, home: Home, caller: Caller, options: Options)
 def _move(transaction: Transaction, home: Home, caller: Caller, options: Options) -> None:
     live = transaction.current(caller, options)
     source, left, origin = transaction.home, transaction.saved, transaction.origin
-    is_untouched = live is not None and live.change() is None and live.base == origin
+    is_fresh = live is not None and (live.base == origin or left.saved_at is None)
+    is_untouched = live is not None and is_fresh and live.change() is None
     if live is None or (is_untouched and home.kind is not Kind.TAB):
         transaction.settle(home)  # the object becomes the other home's state, at the next load
         return
@@ -56,6 +58,7 @@ def _move(transaction: Transaction, home: Home, caller: Caller, options: Options
     live.rebase(base)
     if home.kind is Kind.TAB:
         transaction.settle(home, origin=base)
+        transaction.commit(replace(options, on_conflict="merge"))  # what an exception discards is only what comes now
         return
     transaction.settle(home)
     _arrive(transaction, live, source, left, options)

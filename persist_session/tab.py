@@ -111,7 +111,7 @@ class Kept:
         terms: The terms of the last load.
         transaction: The transaction that goes on from run to run.
         wanted: The home that the last load has asked for.
-        brought: The browser's home whose record was brought to a user's last.
+        brought: The homes whose records were brought to the wanted one since the last logout.
     """
 
     def __init__(self, tab: Tab, name: str, terms: Terms, home: Home) -> None:
@@ -121,7 +121,7 @@ class Kept:
         self._tab = tab
         self.transaction = Transaction(home, tab.home(name))
         self.wanted = home
-        self.brought: Home | None = None
+        self.brought: list[Home] = []
         self._run: Mark | None = None
         self._open: list[Block] = []
         self._former: list[Any] = []
@@ -170,7 +170,7 @@ class Kept:
         self._forget(self.transaction.live)
         if self.transaction.home.kind is Kind.TAB:
             self.transaction.home.delete()  # it is that user's
-        self.transaction, self.wanted, self.brought = Transaction(home, self._tab.home(self.name)), home, None
+        self.transaction, self.wanted, self.brought = Transaction(home, self._tab.home(self.name)), home, []
 
     def begin(self, caller: Caller) -> Any:
         """The live object; see `Transaction.begin`."""
@@ -342,9 +342,13 @@ class Tab:
             kept.agree(terms, run.mark)
             self._bring_along(kept, home, caller, settings)
             kept.move(home, caller)
-        if not any(each.terms.remember for each in list(self.kept.values())):
-            self.identity.withdraw()
+        self._withdraw()
         return kept
+
+    def _withdraw(self) -> bool:
+        """Has the cookie removed where no state is to be remembered; tells whether that is to be done now."""
+        remembers = [kept.terms.remember for kept in list(self.kept.values())]
+        return bool(remembers) and not any(remembers) and self.identity.withdraw()
 
     def _keep(self, name: str, terms: Terms, settings: Settings) -> Kept:
         kept = self.kept.get(name)
@@ -356,12 +360,16 @@ class Tab:
         return kept
 
     def _bring_along(self, kept: Kept, home: Home, caller: Caller, settings: Settings) -> None:
-        """Brings a browser's record to a user's, where the browser is known only since the login."""
-        browser = self._in_browser(kept.name, settings)
-        if home.kind is Kind.USER and browser is not None and kept.brought != browser:
-            if kept.wanted != browser:
-                move(Transaction(browser, self.home(kept.name)), home, caller, kept.terms.options)
-            kept.brought = browser
+        """Brings records that this tab has not loaded: a browser's to a user's, and both into the tab after a no."""
+        terms = kept.terms
+        sources = [] if terms.remember and terms.user is None else [self._in_browser(kept.name, settings)]
+        if not terms.remember and terms.user is not None:
+            sources.append(self.home_of(kept.name, terms.user, settings, remember=True))
+        for source in sources:
+            if source is not None and source not in kept.brought:
+                if source != kept.wanted:
+                    move(Transaction(source, self.home(kept.name)), home, caller, terms.options)
+                kept.brought.append(source)
 
     def _recognize(self, settings: Settings) -> None:
         """Looks who the visitor is; where that is known only now, does what was to be done in the browser's home."""
@@ -464,20 +472,23 @@ class Tab:
         is_adopted = self.identity.talk(settings)
         if self.identity.visitor_id is None or was_known:
             return
-        self._come_home(settings)
-        # Not by the names that the store has: to list them takes longer, the more visitors there are.
         key = visitor_key(self.identity.visitor_id)
-        if is_adopted and any(settings.store.version(key, name) for name in list(self.kept)):
+        try:
+            self._finish_clearing(settings)
+            # Not by the names that the store has: to list them takes longer, the more visitors there are.
+            has_records = is_adopted and any(settings.store.version(key, name) for name in list(self.kept))
+        except StoreError as error:
+            _log.error("What was done before the browser was known waits for the next run: %s", error)
+            return
+        self._come_home(settings)
+        if self._withdraw():
+            self.identity.talk(settings)
+        if has_records:
             self._first = None  # the run that starts now is still the page's load
             host.rerun(run)
 
     def _come_home(self, settings: Settings) -> None:
         """Brings all states of the tab to the home that they are to have by now."""
-        try:
-            self._finish_clearing(settings)
-        except StoreError as error:  # the next load tries again, and raises
-            _log.error("What was cleared before the browser was known is not yet deleted: %s", error)
-            return
         for kept in list(self.kept.values()):
             terms = kept.terms
             with kept.lock:

@@ -106,6 +106,11 @@ class Transaction:
 
     def _stay_behind(self) -> None:
         """Goes on in the tab: another tab of the browser has logged in, and taken the record along."""
+        _log.warning(
+            "The state %r was taken along by a login in another tab. It goes on in this tab alone, and is gone with a "
+            "reload, unless the visitor logs in here, too: let all tabs of a browser log in together.",
+            self.home.name,
+        )
         self.home, self.saved = self._own, Saved()
         if self.live is not None:
             self.origin = self.live.base

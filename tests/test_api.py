@@ -30,7 +30,6 @@ from persist_session import (
     state,
     state_info,
 )
-
 from support.records import CountingStore
 from support.tabs import pretended
 
@@ -321,15 +320,15 @@ class OtherState:
 
 def test_one_name_has_one_factory(tab: Tab) -> None:
     """In one run, beside and inside of each other; the error names both."""
-    with persistent_state("x", AppState), pytest.raises(ConfigurationError, match="AppState.*OtherState"):
+    with persistent_state("x", AppState), pytest.raises(ConfigurationError, match=r"AppState.*OtherState"):
         load_state("x", OtherState)
-    with pytest.raises(ConfigurationError, match="AppState.*OtherState"), persistent_state("x", OtherState):
+    with pytest.raises(ConfigurationError, match=r"AppState.*OtherState"), persistent_state("x", OtherState):
         pass
 
 
 def test_what_was_never_loaded_is_not_saved(tab: Tab) -> None:
     """The error says what to call first."""
-    with pytest.raises(ConfigurationError, match="'never-loaded'.*load_state"):
+    with pytest.raises(ConfigurationError, match=r"'never-loaded'.*load_state"):
         save_state("never-loaded", {})
 
 

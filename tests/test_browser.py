@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING
@@ -309,7 +310,7 @@ def test_a_tree_does_not_grow_by_itself(server: AppServer, page: Page) -> None:
         press(tab, "Have a child")
         assert shown(tab, "seen") == f"{number + 1} True"
         sizes.append(int(shown(tab, "size")))
-    growth = [after - before for before, after in zip(sizes[2:], sizes[3:], strict=False)]
+    growth = [after - before for before, after in itertools.pairwise(sizes[2:])]
     assert max(growth) <= min(growth) + 8
 
 
@@ -323,7 +324,9 @@ def test_a_part_held_elsewhere_is_heard(server: AppServer, page: Page) -> None:
     assert shown(page, "seen") == "3 True"
 
 
-@pytest.mark.xfail(reason="The run after the answer takes the widget of the first run for the visitor's own", strict=True)
+@pytest.mark.xfail(
+    reason="The run after the answer takes the widget of the first run for the visitor's own", strict=True
+)
 def test_a_widget_filled_from_the_state(proxied: str, page: Page) -> None:
     """Behind a proxy that strips cookies the first run fills it too early; the saved value stays the visitor's."""
     open_app(page, f"{proxied}/city")
@@ -341,7 +344,9 @@ def test_what_does_not_load_again_is_named(server: AppServer, page: Page) -> Non
     visit_first(page, server, "selection")
     press(page, "Keep")
     said = page.get_by_test_id("stException").inner_text()
-    assert [word for word in ("UnpicklableStateError", "View.rows", "DataframeSelectionState", "dict(") if word not in said] == []
+    assert [
+        word for word in ("UnpicklableStateError", "View.rows", "DataframeSelectionState", "dict(") if word not in said
+    ] == []
     page.keyboard.press("r")
     page.get_by_text("rows None").wait_for()
     assert page.get_by_test_id("stException").count() == 0

@@ -199,5 +199,3 @@ def test_a_save_failing_under_a_stop(app: AppServer, visit: Visit, way: str) -> 
     broken.unlink()
     assert tab.rerun().exceptions() == []
     assert after_reload(tab) == ["count=1 words=1"]
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -254,7 +253,7 @@ def test_clicks_between_interrupted_runs_count(app: AppServer, visit: Visit, gat
 
 
 def test_what_two_tabs_change_at_once(app: AppServer, visit: Visit, gates: Gates) -> None:
-    """What another tab did while a block was open stays, messages of both come one after the other, the log says who won."""
+    """What another tab did while a block was open stays, with the messages of both; the log says whose title won."""
     tab = visit(app, query=f"{gates.query}&rename=1").click("Count")
     with tab.new_tab(query=f"{gates.query}&who=B") as other:
         hold(tab, gates, "End late")

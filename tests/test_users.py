@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from persist_session import (
     state_info,
 )
 from persist_session import settings as settings_module
+from persist_session.keys import derive
 from persist_session.records import user_key
 from support.records import CountingStore
 from support.tabs import AppState, Browser, Tab, pretended
@@ -163,7 +166,7 @@ def test_a_callback_before_the_login(browser: Browser) -> None:
 def test_an_error_before_the_login(browser: Browser) -> None:
     """What an exception threw away is not taken along."""
     tab = known(browser, "a")
-    with pytest.raises(LookupError), persistent_state("app-state", AppState) as state:
+    with suppress(LookupError), persistent_state("app-state", AppState) as state:
         state.items.append("b")
         raise LookupError
     tab.end(failed=True)
@@ -315,7 +318,7 @@ def test_an_older_run_outlives_the_logout(browser: Browser) -> None:
 def test_users_of_one_tab(browser: Browser, between: bool) -> None:
     """Neither gets anything of the other, whatever the tab still holds, and each finds their own again."""
     tab = browser.open()
-    kept = []
+    kept: list[AppState] = []
     for user, item in ((ADA, "a"), (BOB, "b"), (ADA, "c")):
         tab.begin()
         state = load_state("app-state", AppState, user=user)
@@ -346,8 +349,9 @@ def test_an_unremembered_user_leaves_nothing(browser: Browser, store: CountingSt
     assert add(tab, user=ADA, remember=False) == ["a"]
     assert add(tab, user=BOB, remember=False) == []
     assert add(tab, remember=False) == []
-    assert add(tab, user=BOB) == []
     assert store.writes == 0
+    assert add(tab, user=BOB) == []
+    assert add(tab, user=ADA) == []
 
 
 # --- clearing
@@ -359,7 +363,7 @@ def test_an_unremembered_user_leaves_nothing(browser: Browser, store: CountingSt
         lambda: clear_cookie_state("app-state", user=ADA),
         lambda: clear_cookie_state(user=ADA),
         lambda: clear_cookie_state("app-state"),
-        lambda: clear_cookie_state(),
+        clear_cookie_state,
     ],
     ids=["name and user", "user", "name", "nothing"],
 )
@@ -399,16 +403,10 @@ def test_an_exclusive_block_of_a_user(store: CountingStore) -> None:
     with pretended(store, lock_timeout=0.05) as browser:
         one, two = browser.open(), Browser().open()
         one.begin()
-        with persistent_state("app-state", AppState, user=ADA, exclusive=True):
-            two.begin()
-            with (
-                pytest.raises(LockTimeoutError),
-                persistent_state("app-state", AppState, user=ADA, exclusive=True),
-            ):
-                pass
-            with persistent_state("app-state", AppState, user=BOB, exclusive=True):
-                pass
-            one.go_on()
+        with persistent_state("app-state", AppState, user=ADA, exclusive=True), ThreadPoolExecutor(1) as elsewhere:
+            waits = elsewhere.submit(add, two, user=ADA, exclusive=True)
+            assert isinstance(waits.exception(), LockTimeoutError)
+            assert elsewhere.submit(add, Browser().open(), user=BOB, exclusive=True).result() == []
         assert add(two, "a", user=ADA, exclusive=True) == ["a"]
 
 
@@ -429,7 +427,7 @@ def test_a_users_state_expires(store: CountingStore) -> None:
 @pytest.fixture
 def outside(store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingStore]:
     """The configured store, where two users have a state, and no run is under way."""
-    with pretended(store, keys=settings_keys()) as browser:
+    with pretended(store, max_age=30 * 24 * 3600.0, keys=derive(["s" * 32])) as browser:
         add(browser.open(), "a", user=ADA)
         add(browser.open(), "a", name="other", user=ADA)
         add(Browser().open(), "b", user=BOB)
@@ -440,11 +438,6 @@ def outside(store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     configure(secret_keys=["s" * 32], store=store)
     yield store
     settings_module._configured.clear()
-
-
-def settings_keys() -> Any:
-    """The keys of that store."""
-    return settings_module.keys.derive(["s" * 32])
 
 
 def test_outside_a_users_state_is_read(outside: CountingStore) -> None:

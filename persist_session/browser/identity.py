@@ -29,11 +29,12 @@ class Identity:
 
     Attributes:
         visitor_id: The browser's secret, None until it is known.
-        is_wanted: Whether the browser is to have a cookie: not where every state is a user's, or not to be remembered.
+        is_wanted: Whether the browser is to have a cookie: not where every state is a user's, or not to be remembered;
+            None until a state says so.
     """
 
     visitor_id: str | None = field(default=None, repr=False)
-    is_wanted: bool = False
+    is_wanted: bool | None = None
     _headers: tuple[str, ...] | None = field(default=None, repr=False)
     _signed_at: float = 0.0
     _sent: tuple[str, float] | None = field(default=None, repr=False)
@@ -108,12 +109,13 @@ class Identity:
             self._signed_at = time.time()
             self._sent = cookie.sign(self.visitor_id, settings.keys), self._signed_at + settings.cookie_max_age
 
-    def withdraw(self) -> None:
-        """Has the browser forget a script's cookie; the tab goes on under the same id, if it is wanted again."""
-        if not self.is_wanted or self.visitor_id is None:
-            return
+    def withdraw(self) -> bool:
+        """Has the browser forget a script's cookie, and tells whether it is to; the tab goes on under the same id."""
+        if self.is_wanted is False or self.visitor_id is None:
+            return False
         self.is_wanted, self._sent, self._signed_at = False, None, 0.0
         self._removed_until = time.time() + _LOADED_WITHIN
+        return True
 
     def is_due(self) -> bool:
         """Tells whether the browser is to be asked, or to be sent something."""
@@ -145,7 +147,7 @@ class Identity:
         return (
             self._answer is None
             and not shaken.is_refused
-            and (self.is_wanted or not brings_others(shaken.cookie_headers))
+            and (bool(self.is_wanted) or not brings_others(shaken.cookie_headers))
         )
 
     def _adopt(self, cookie: Cookie, settings: Settings) -> bool:

@@ -4,9 +4,15 @@ import streamlit as st
 
 from persist_session import persistent_state
 
+
+def counts() -> dict[str, int]:
+    """Return none."""
+    return {}
+
+
 st.session_state.setdefault("plain", 0)
 is_clicked = st.button("Add")  # before the block: Streamlit forgets a click whose run did not come to its button
-with persistent_state("quick", dict) as kept:
+with persistent_state("quick", counts) as kept:
     if is_clicked:
         kept["count"] = kept.get("count", 0) + 1
         st.session_state.plain += 1

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from persist_session import persistent_state
@@ -16,8 +15,7 @@ class View:
 
 
 with persistent_state("view", View) as view:
-    table = pd.DataFrame({"site": ["north", "south"]})
-    st.dataframe(table, key="table", on_select="rerun", selection_mode="multi-row")
+    st.dataframe({"site": ["north", "south"]}, key="table", on_select="rerun", selection_mode="multi-row")
     if st.button("Keep"):
         view.rows = st.session_state.table.selection
     with st.container(key="seen"):
