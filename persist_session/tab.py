@@ -111,7 +111,7 @@ class Kept:
         terms: The terms of the last load.
         transaction: The transaction that goes on from run to run.
         wanted: The home that the last load has asked for.
-        brought: The homes whose records were brought to the wanted one since the last logout.
+        brought: The homes whose records were brought along, each with the home where to, since the last logout.
     """
 
     def __init__(self, tab: Tab, name: str, terms: Terms, home: Home) -> None:
@@ -121,7 +121,7 @@ class Kept:
         self._tab = tab
         self.transaction = Transaction(home, tab.home(name))
         self.wanted = home
-        self.brought: list[Home] = []
+        self.brought: list[tuple[Home, Home]] = []
         self._run: Mark | None = None
         self._open: list[Block] = []
         self._former: list[Any] = []
@@ -366,10 +366,10 @@ class Tab:
         if not terms.remember and terms.user is not None:
             sources.append(self.home_of(kept.name, terms.user, settings, remember=True))
         for source in sources:
-            if source is not None and source not in kept.brought:
+            if source is not None and (source, home) not in kept.brought:
                 if source != kept.wanted:
                     move(Transaction(source, self.home(kept.name)), home, caller, terms.options)
-                kept.brought.append(source)
+                kept.brought.append((source, home))
 
     def _recognize(self, settings: Settings) -> None:
         """Looks who the visitor is; where that is known only now, does what was to be done in the browser's home."""

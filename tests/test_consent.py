@@ -101,7 +101,7 @@ def test_a_no_in_the_first_run(come: Come, browser: Browser, store: CountingStor
     assert add(come(browser)) == []
 
 
-def test_a_no_before_the_browser_is_known(browser: Browser, store: CountingStore) -> None:
+def test_a_no_before_the_answer(browser: Browser, store: CountingStore) -> None:
     """Behind a stripping proxy: the record that is found late goes, and its content comes to the tab."""
     known(Browser.open, browser, "a")
     browser.strips = True
@@ -140,7 +140,7 @@ def test_a_no_clears_in_other_tabs(come: Come, browser: Browser, store: Counting
     assert add(one, remember=False) == ["a"]
 
 
-def test_an_error_takes_its_own_block_only(come: Come, browser: Browser, store: CountingStore) -> None:
+def test_an_error_takes_its_own_block(come: Come, browser: Browser, store: CountingStore) -> None:
     """What the tab held before stays, though no record has it; also in the run that removed the record."""
     tab = known(come, browser, "a")
     for expected in (["a"], ["a", "b"]):
@@ -155,7 +155,7 @@ def test_an_error_takes_its_own_block_only(come: Come, browser: Browser, store: 
     assert records(store) == []
 
 
-def test_what_can_not_be_kept_is_told(come: Come, browser: Browser, store: CountingStore) -> None:
+def test_an_unpicklable_state_is_told(come: Come, browser: Browser, store: CountingStore) -> None:
     """A callback put it in as the visitor said no: told once, and then the record is removed."""
     tab = known(come, browser, "a")
     tab.begin()
@@ -213,7 +213,7 @@ def test_an_exclusive_block_needs_no_record(browser: Browser, store: CountingSto
 
 
 @pytest.mark.parametrize("by", ["block", "hand"])
-def test_a_first_yes_saves_what_the_tab_holds(come: Come, browser: Browser, store: CountingStore, by: str) -> None:
+def test_a_first_yes_saves(come: Come, browser: Browser, store: CountingStore, by: str) -> None:
     """Once the browser is known; in the run that says so, or by its answer."""
     tab = come(browser)
     add(tab, "a", remember=False)
@@ -254,7 +254,7 @@ def test_a_no_of_two_tabs(browser: Browser) -> None:
     assert add(one) == add(browser.load()) == ["a", "one", "two"]
 
 
-def test_a_removed_cookie_is_not_removed_twice(browser: Browser) -> None:
+def test_a_cookie_is_removed_once(browser: Browser) -> None:
     """Once another tab has said yes, and set one, the tab that said no leaves it alone."""
     tab = known(Browser.open, browser, "a")
     add(tab, remember=False)
@@ -292,3 +292,11 @@ def test_what_a_no_left_comes_along(come: Come, browser: Browser, store: Countin
     assert add(tab, user="alice") == ["a"]
     assert add(tab, remember=False) == []
     assert add(Browser().open(), user="alice") == ["a"]
+
+
+def test_a_login_after_anothers_yes(browser: Browser) -> None:
+    """What another tab has saved since this one's no comes along at the login, too."""
+    tab = known(Browser.load, browser, "a")
+    add(tab, remember=False)
+    known(Browser.load, browser, "elsewhere")
+    assert sorted(add(tab, user="alice")) == ["a", "elsewhere"]

@@ -106,7 +106,7 @@ JOINED: Values = (7, 3, ["theirs", "mine"])
 
 @choices
 @with_and_without
-def test_from_the_tab_to_the_browser(browser: Browser, is_there: bool, choice: Any) -> None:
+def test_from_tab_to_browser(browser: Browser, is_there: bool, choice: Any) -> None:
     """Two names at once, when the browser's answer comes; whatever `on_conflict` says, the record's values stay."""
     if is_there:
         known(Browser.open, browser, THEIRS, NAMES)
@@ -122,7 +122,7 @@ def test_from_the_tab_to_the_browser(browser: Browser, is_there: bool, choice: A
 
 @with_and_without
 @choices
-def test_from_the_tab_to_the_browser_again(
+def test_from_tab_to_browser_again(
     come: Come, browser: Browser, store: CountingStore, is_there: bool, choice: Any
 ) -> None:
     """`remember=True` after a no; where another tab has saved since, its values stay."""
@@ -203,7 +203,7 @@ def test_login_before_the_browser_is_known(browser: Browser) -> None:
     assert put(browser.open(), names=NAMES) == [FRESH] * 2
 
 
-def test_a_login_in_one_run_of_many(come: Come, browser: Browser) -> None:
+def test_a_login_of_one_name(come: Come, browser: Browser) -> None:
     """The states of a user and of nobody may stand side by side; only the user's moves."""
     tab = known(come, browser, MINE, NAMES)
     assert put(tab, user="alice") == [MINE]
@@ -409,7 +409,7 @@ def draw() -> list[int]:
     return [time.perf_counter_ns()]
 
 
-def test_a_clear_of_a_name_never_loaded(come: Come, browser: Browser, store: CountingStore) -> None:
+def test_a_clear_without_a_load(come: Come, browser: Browser, store: CountingStore) -> None:
     """By a page that only clears; what another tab shows of it is gone by its next entry."""
     tab = known(come, browser, MINE, NAMES)
     other = come(browser)
@@ -419,7 +419,7 @@ def test_a_clear_of_a_name_never_loaded(come: Come, browser: Browser, store: Cou
     assert put(tab, names=NAMES) == [MINE, FRESH]
 
 
-def test_a_clear_in_a_tab_that_is_not_remembered(come: Come, browser: Browser, store: CountingStore) -> None:
+def test_a_clear_without_consent(come: Come, browser: Browser, store: CountingStore) -> None:
     """It clears the tab's own and the record that another tab has meanwhile; no cookie is set."""
     tab = come(browser)
     put(tab, MINE, remember=False)

@@ -176,7 +176,7 @@ def test_no_connection_is_no_first_visit(browser: Browser) -> None:
 
 
 @in_both_modes
-def test_a_new_tab_of_a_lost_one(come: Callable[[Browser], Tab], browser: Browser) -> None:
+def test_a_lost_tab_is_replaced(come: Callable[[Browser], Tab], browser: Browser) -> None:
     """Where Streamlit has forgotten the session, a new one goes on; what the old one still saves comes there."""
     old = remembered(come, browser)
     old.begin()
@@ -206,7 +206,7 @@ def test_one_question_for_all_names(browser: Browser) -> None:
     assert list(browser.values()) == [SCRIPTS]
 
 
-def test_a_run_that_meets_no_name_asks(browser: Browser) -> None:
+def test_a_run_without_names_asks(browser: Browser) -> None:
     """Whichever run comes next, it binds what the tab holds: here one interrupted the run before its end."""
     tab = browser.open()
     tab.begin()
@@ -438,7 +438,7 @@ def test_two_apps_of_one_host(browser: Browser, monkeypatch: pytest.MonkeyPatch)
 # --- two cookies
 
 
-def test_a_twin_of_the_servers_is_removed(browser: Browser) -> None:
+def test_the_servers_twin_is_removed(browser: Browser) -> None:
     """Once the handshake shows both; the state is the same before and after."""
     remembered(Browser.open, browser)
     who = visitor(browser)
@@ -464,7 +464,7 @@ def test_a_proxy_that_begins_to_strip(browser: Browser) -> None:
     assert add(browser.open()) == ["a", "b", "c", "d", "e"]
 
 
-def test_a_proxy_that_begins_to_strip_later(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_proxy_that_strips_later(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
     """In middleware mode a script's cookie begins anew; when it ends, the server's state is there again, unmerged."""
     remembered(Browser.load, browser)
     browser.strips = True
@@ -551,6 +551,18 @@ def test_a_refused_visitor_in_one_run(store: CountingStore) -> None:
         add(tab, "a")
         settled(tab)
         assert (browser.asked, browser.values(), store.writes) == (0, {}, 0)
+
+
+def test_a_refused_visitor_renews_nothing(browser: Browser) -> None:
+    """A no that an open tab hears with its next connection: no script sets a cookie there when one is due."""
+    with time_machine.travel(time.time(), tick=False) as now:
+        tab = remembered(Browser.load, browser)
+        browser.refuse()
+        now.shift(timedelta(days=250))
+        tab.reconnect()
+        add(tab)
+        settled(tab)
+        assert list(browser.values()) == [COOKIE]
 
 
 def test_a_yes_after_the_middlewares_no(browser: Browser) -> None:

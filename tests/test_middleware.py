@@ -252,7 +252,7 @@ def test_reserved_paths_bring_none(path: str) -> None:
         ("lax", FROM_ELSEWHERE, True),
     ],
 )
-def test_a_strict_cookie_that_is_kept_back(same_site: Any, headers: dict[str, str], *, is_issued: bool) -> None:
+def test_a_strict_cookie_kept_back(same_site: Any, headers: dict[str, str], *, is_issued: bool) -> None:
     """A page reached from another site's leaves it alone: a new one would take its place."""
     configure(same_site=same_site)
     assert bool(get(headers=headers).cookies) == is_issued
@@ -335,7 +335,7 @@ def test_a_prefetch_brings_no_cookie(header: dict[str, str]) -> None:
         *((status, b"text/html", False) for status in (201, 204, 206, 301, 302, 307, 401, 404, 500)),
     ],
 )
-def test_only_html_that_was_found_is_a_page(status: int, content_type: bytes, is_page: bool) -> None:
+def test_only_found_html_is_a_page(status: int, content_type: bytes, is_page: bool) -> None:
     """A redirect, an error and the app's data are none."""
     assert bool(get(wrapped(answering(status, [(b"content-type", content_type)]))).cookies) == is_page
 
@@ -366,7 +366,7 @@ def test_a_page_not_modified(accept: dict[str, str], is_page: bool) -> None:
         {"server": None, "raw_headers": []},
     ],
 )
-def test_an_odd_request_is_served_all_the_same(changed: dict[str, Any]) -> None:
+def test_an_odd_request_is_served(changed: dict[str, Any]) -> None:
     """What a client says of itself stops no page."""
     assert get(**changed).status == 200
 
@@ -374,7 +374,7 @@ def test_an_odd_request_is_served_all_the_same(changed: dict[str, Any]) -> None:
 # --- the answer
 
 
-def test_an_answer_with_our_cookie_is_kept_by_no_cache() -> None:
+def test_no_cache_keeps_our_answer() -> None:
     """A shared one could hand one visitor's id to many; all else that the app says stays."""
     headers = [*HTML, (b"set-cookie", b"theirs=1; Path=/"), (b"cache-control", b"public, max-age=60"), (b"x-a", b"b")]
     answer = get(wrapped(answering(headers=headers)))
@@ -384,7 +384,7 @@ def test_an_answer_with_our_cookie_is_kept_by_no_cache() -> None:
     assert (answer.all("etag"), answer.all("x-a")) == (['"1"'], ["b"])
 
 
-def test_an_answer_without_our_cookie_is_untouched() -> None:
+def test_other_answers_are_untouched() -> None:
     """That of a visitor who has a good one: equal to the last byte."""
     sent: list[Message] = []
 
@@ -406,7 +406,7 @@ def test_an_answer_without_our_cookie_is_untouched() -> None:
     assert got == sent
 
 
-def test_one_visitors_cookie_is_never_in_anothers_answer() -> None:
+def test_no_visitor_gets_anothers_cookie() -> None:
     """An app may send the same list of headers again and again, as a Starlette response that serves as an app does."""
     app = wrapped(HTMLResponse("text"))
     first, second = get(app), get(app)
@@ -427,7 +427,7 @@ def test_headers_are_any_iterable(headers: Any) -> None:
     assert answer.all("etag") == ['"1"']
 
 
-def test_an_answer_without_headers_is_no_page() -> None:
+def test_no_headers_are_no_page() -> None:
     """They may be left out."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -699,7 +699,7 @@ def failing(*_: Any) -> list[str]:
     raise StoreError("The disk is full.")
 
 
-def test_the_store_is_asked_beside_the_loop(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_waits_for_no_store(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may take its time: all other visitors are served meanwhile. It is asked where two ids differ, only."""
     threads: list[threading.Thread] = []
 
@@ -1017,7 +1017,7 @@ def test_a_first_visit_is_one_run(server: AppServer, visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"X-Forwarded-Proto": "https"}, IN_A_FOREIGN_PAGE])
-def test_page_and_script_agree_on_the_name(server: AppServer, visit: Visit, headers: dict[str, str]) -> None:
+def test_page_and_script_name_it_alike(server: AppServer, visit: Visit, headers: dict[str, str]) -> None:
     """Behind a proxy that ends TLS, and in a foreign page."""
     address = "https://shop.example" if "X-Forwarded-Proto" in headers else None
     tab = visit(server, fetch_page=True, address=address, headers=headers)

@@ -117,7 +117,7 @@ def test_a_user_needs_no_cookie(browser: Browser) -> None:
     assert list(browser.values()) == ["theirs"]
 
 
-def test_a_proxy_may_hide_a_browsers_state(browser: Browser) -> None:
+def test_a_proxy_hides_a_browsers_state(browser: Browser) -> None:
     """Where the connection brought nothing but Streamlit's login, the browser is asked; no cookie is set."""
     known(browser, "a").end()
     before = browser.cookies.copy()
@@ -174,7 +174,7 @@ def test_an_error_before_the_login(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_what_a_factory_draws_is_no_work(browser: Browser, is_there: bool) -> None:
+def test_a_drawn_value_is_no_work(browser: Browser, is_there: bool) -> None:
     """A fresh state that nobody touched replaces no saved one and is no conflict; where none is, it goes on."""
 
     def draw() -> dict[str, int]:
@@ -231,7 +231,7 @@ def test_a_raised_conflict_is_raised_once(browser: Browser, is_known: bool) -> N
     assert add(browser.open()) == []
 
 
-def test_a_login_that_can_not_be_saved(store: CountingStore) -> None:
+def test_a_login_that_fails_for_good(store: CountingStore) -> None:
     """It fails once: nobody is kept from their own state."""
     with pretended(store, max_bytes=500) as browser:
         add(Browser().open(), "u" * 300, user=ADA)
@@ -243,7 +243,7 @@ def test_a_login_that_can_not_be_saved(store: CountingStore) -> None:
         assert saved(ADA) == ["u" * 300]
 
 
-def test_a_store_that_fails_at_the_login(browser: Browser, store: CountingStore) -> None:
+def test_a_store_fails_at_the_login(browser: Browser, store: CountingStore) -> None:
     """The next run moves the state; who logs out before has it still."""
     tab = known(browser, "a")
     for last in (False, True):
@@ -277,7 +277,7 @@ def test_an_older_run_outlives_the_login(browser: Browser) -> None:
     assert add(browser.open()) == []
 
 
-def test_two_tabs_log_in_one_after_another(browser: Browser) -> None:
+def test_two_tabs_log_in(browser: Browser) -> None:
     """What both hold comes along once."""
     one, two = known(browser, "a"), browser.open()
     add(two, "b")
@@ -332,7 +332,7 @@ def test_users_of_one_tab(browser: Browser, between: bool) -> None:
     assert (saved(ADA), saved(BOB)) == (["a", "c"], ["b"])
 
 
-def test_a_broken_state_keeps_nobody_logged_in(browser: Browser) -> None:
+def test_a_broken_state_lets_go(browser: Browser) -> None:
     """What a callback broke is told once; the run after it has the next visitor's."""
     tab = known(browser)
     load_state("app-state", AppState, user=ADA).items.append(lambda: None)

@@ -89,6 +89,10 @@ class Browser:
         self.http_only = jar.http_only & jar.keys()
         return self.open()
 
+    def refuse(self) -> None:
+        """Have the middleware say no from the next connection on."""
+        self._middleware = partial(CookieMiddleware, remember=lambda _: False)
+
     def handshake(self) -> Handshake:
         """The handshake of a connection that is opened now."""
         sent = () if self.strips else tuple(f"{name}={value}" for name, value in self.values().items())
@@ -266,6 +270,7 @@ class Tab(Run):
             object.__setattr__(self, "_asked", arguments["on_change"])
             return None
         name, value = arguments["name"], arguments["value"]
+        assert f"{name}={value}" not in self._mounted, "Streamlit refuses two equal elements in one run"
         if f"{name}={value}" not in self._was_mounted and name not in self._browser.http_only:
             self._browser.cookies[name] = value, _unix(arguments["options"])
         self._mounted.add(f"{name}={value}")
