@@ -208,6 +208,11 @@ def rerun(run: Run) -> None:
     )
 
 
+def forget_session() -> None:
+    """Empties `st.session_state`, as it is when a page is loaded."""
+    st.session_state.clear()
+
+
 def forget_widget(key: str) -> None:
     """Takes a widget's value out of `st.session_state`."""
     with contextlib.suppress(KeyError):

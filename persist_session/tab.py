@@ -299,6 +299,7 @@ class Tab:
         self._store = MemoryStore()
         self._key = secrets.token_hex(32)
         self._first: Mark | None = None
+        self._runs = 0
         self._clears: list[str | None] = []
         self._lock = threading.RLock()
 
@@ -428,6 +429,7 @@ class Tab:
     def end(self, ended: host.Ended) -> None:
         """Does what is left to be done at the end of a run; raises nothing."""
         mark = ended.run.mark
+        self._runs += not ended.run.is_fragment
         for name, (_, block) in self._called.pop(mark, {}).items():
             self._leave(name, block, failed=ended.failed)
         for kept in list(self.kept.values()):
@@ -484,6 +486,10 @@ class Tab:
         if self._withdraw():
             self.identity.talk(settings)
         if has_records:
+            if self._runs <= 1:
+                # Nobody has done anything here yet. What the first run has filled from a fresh state, as a widget's
+                # value, would be taken for the visitor's own, and saved over the record's.
+                host.forget_session()
             self._first = None  # the run that starts now is still the page's load
             host.rerun(run)
 

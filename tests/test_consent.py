@@ -107,6 +107,9 @@ def test_a_no_before_the_answer(browser: Browser, store: CountingStore) -> None:
     browser.strips = True
     tab = browser.open()
     add(tab, remember=False)
+    tab.end()
+    tab.answer()
+    assert (records(store), browser.values()) == ([], {})
     add(tab, "b", remember=False)
     assert sorted(add(tab, remember=False)) == ["a", "b"]
     tab.end()

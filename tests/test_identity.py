@@ -233,6 +233,32 @@ def test_a_valid_cookie_is_adopted(browser: Browser) -> None:
         assert browser.cookies == before
 
 
+def known_only(browser: Browser) -> Tab:
+    """A tab whose browser has a cookie, and no record."""
+    tab = browser.open()
+    add(tab)
+    return tab
+
+
+def test_a_rerun_is_no_visit(browser: Browser, store: CountingStore) -> None:
+    """The run that shows an adopted state belongs to the page's load: a fresh state of another name is not written."""
+    remembered(Browser.open, browser)
+    browser.strips = True
+    tab = browser.open()
+    add(tab)
+    add(tab, name="other")
+    settled(known_only(browser))
+    for names in (["app-state"], ["app-state", "other"]):
+        tab = tab if names[1:] else browser.open()
+        for _ in range(2 - len(names[1:])):
+            tab.begin()
+            for name in ("app-state", "other"):
+                with persistent_state(name, AppState):
+                    pass
+        settled(tab)
+        assert sorted(store.names(visitor_key(visitor(browser)))) == names
+
+
 def test_an_adopted_state_is_shown(browser: Browser) -> None:
     """Only where the browser's answer brings a record does the script run again, once."""
     remembered(Browser.open, browser)
@@ -254,6 +280,12 @@ def test_an_adopted_state_is_shown(browser: Browser) -> None:
         stranger = Browser().open()
         add(stranger, "b")
         settled(stranger)
+        fresh = Browser()
+        settled(known_only(fresh))
+        fresh.strips = True
+        tab = fresh.open()
+        add(tab)
+        settled(tab)
     assert reruns == [True]
 
 

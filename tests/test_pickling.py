@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from streamlit.proto.Common_pb2 import FileURLs
 from streamlit.runtime.uploaded_file_manager import UploadedFile, UploadedFileRec
 
+from persist_session.objects import classes
 from persist_session.objects.classes import UnrestorableError, View, is_own_module
 from persist_session.objects.pickling import (
     UnpicklableError,
@@ -200,7 +201,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
     yield reload
     sys.modules.pop("own_models", None)
-    is_own_module.cache_clear()
+    classes._own_modules.clear()
 
 
 # --- round trips

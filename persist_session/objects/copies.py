@@ -42,6 +42,11 @@ class Earlier:
         """The object, None where nobody holds it any more."""
         return self._obj if self._reference is None else self._reference()
 
+    def is_held(self) -> bool:
+        """Tells whether anybody but this library holds the object, like the app in `st.session_state`."""
+        obj = self.obj
+        return obj is not None and sys.getrefcount(obj) > _OWN_REFERENCES + (self._obj is not None)
+
     def let_go(self) -> bool:
         """Holds the object no longer; returns whether it can still be listened to."""
         if self._reference is None:
@@ -86,11 +91,13 @@ class Copies:
 
         Args:
             view: Finds the classes.
-            only_running: Look only at those of runs that are not over.
+            only_running: Look only at those of runs that are not over, and at those that somebody else holds.
         """
         for each in list(self._all):
+            if only_running and each.run() is None and not each.is_held():
+                continue
             obj = each.obj
-            if obj is None or (only_running and each.run() is None):
+            if obj is None:
                 continue
             try:
                 before, now = each.data, dumps(obj).data

@@ -253,8 +253,8 @@ class Live:
         widget that an interrupted run did not draw again. Where both changed one value, the newer object wins.
 
         Args:
-            only_running: Look only at those of runs that are not over. Callbacks come before a run, so its entry has
-                heard them.
+            only_running: Look only at those of runs that are not over, and at those that the app holds. Callbacks come
+                before a run, so its entry has heard them.
         """
         for base, theirs in self._copies.changes(self.caller.view, only_running=only_running):
             self.obj, lost = merge(base, self.obj, theirs)

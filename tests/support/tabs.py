@@ -316,6 +316,7 @@ def pretended(
         patch.setattr(host, "base_path", lambda: "/")
         patch.setattr(host, "mount_apart", lambda draw: _tab().mount_apart(draw))
         patch.setattr(host, "rerun", _rerun)
+        patch.setattr(host, "forget_session", lambda: None)
         patch.setattr(host, "widget_value", lambda key: _tab().seen())
         patch.setattr(host, "forget_widget", lambda key: object.__setattr__(_tab(), "_asked", None))
         patch.setattr(host, "hear_ends", lambda run, end: run.memory.update(end=end))
