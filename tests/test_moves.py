@@ -440,14 +440,14 @@ def _full(*_: Any, **__: Any) -> bool:
     raise StoreError("The disk is full.")
 
 
-def test_keys_that_change_under_an_open_tab(store: CountingStore, monkeypatch: Any) -> None:
+def test_keys_that_change_under_an_open_tab(store: CountingStore) -> None:
     """A key that is appended in a running process is no move."""
-    with pretended(store) as browser:
+    with pretended(store) as browser, pytest.MonkeyPatch.context() as patch:
         tab = known(browser)
         add(tab, "a")
         newer = derive(["k" * 32, "n" * 32])
         old = settings_module.resolve("", dict)
-        monkeypatch.setattr(settings_module, "resolve", lambda *_: dataclasses.replace(old, keys=newer))
+        patch.setattr(settings_module, "resolve", lambda *_: dataclasses.replace(old, keys=newer))
         assert add(tab, "b") == ["a", "b"]
         assert add(browser.open()) == ["a", "b"]
 

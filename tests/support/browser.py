@@ -9,6 +9,8 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from playwright.sync_api import TimeoutError as BrowserTimeoutError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -224,11 +226,18 @@ def wait_for_run(page: Page, number: int) -> None:
     """Return when this run of the tab, or a later one, is over.
 
     Right after a click the page still says that no script runs, and of a short run it never says otherwise.
+
+    Raises:
+        AssertionError: It did not come; the message says what the page shows instead.
     """
-    page.wait_for_function(
-        "(number) => Number(document.querySelector('.st-key-run')?.innerText) >= number", arg=number, polling=20
-    )
-    wait_idle(page)
+    try:
+        page.wait_for_function(
+            "(number) => Number(document.querySelector('.st-key-run')?.innerText) >= number", arg=number, polling=20
+        )
+        wait_idle(page)
+    except BrowserTimeoutError as error:
+        shows = page.get_by_test_id("stApp").inner_text()
+        raise AssertionError(f"Run {number} did not come, or not to its end. The page shows: {shows}") from error
 
 
 def shown(page: Page, key: str) -> str:
