@@ -390,6 +390,7 @@ def test_another_users_clear(browser: Browser) -> None:
     tab = known(browser, "mine")
     clear_cookie_state("app-state", user=ADA)
     assert (saved(ADA), saved(ADA, "other")) == ([], ["a"])
+    tab.begin()
     clear_cookie_state(user=ADA)
     assert saved(ADA, "other") == []
     assert add(tab) == ["mine"]
